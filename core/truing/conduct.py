@@ -1,0 +1,207 @@
+"""Conducts a run: folder, journal, observers, and the phases one after another.
+
+Components do not know of each other; they are built here and handed to a loop. Observers must open before the first phase;
+an observer that raises later is reported and left out, and training goes on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from truing.bus import Bus
+from truing.check import wanted
+from truing.errors import Problem, TruingError, UserError, first_cause
+from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
+from truing.fields import Batch, Fields
+from truing.journal import Journal, PhaseFolder, write_whole
+from truing.loop import Parts, offline
+from truing.plugins import Plugins
+from truing.recipe import Phase, Recipe
+from truing.run import Run, Stop, Stopped
+from truing.stage import Loss, LossValue, Model, Observer
+
+_PACKAGES = ("truing", "torch", "transformers", "accelerate", "peft", "datasets", "mlflow", "msgspec", "anyio")
+
+
+def versions(plugins: Plugins) -> dict[str, str]:
+    """The versions a result depends on: libraries, and the package of every plugin."""
+    found = {plugin.package: plugin.version for plugin in plugins.loaded if not plugin.error}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+async def conduct(
+    recipe: Recipe, journal: Journal, plugins: Plugins, stop: Stop, extra: Sequence[Observer] = (), resumed: bool = False
+) -> str:
+    """Run a recipe to its end and say how it ended: `finished` or `interrupted`.
+
+    extra: observers beside the recipe's own. Raises UserError for input that proves wrong on the way and RunFailed when
+    the run broke; whatever is raised, the journal says so first.
+    """
+    bus = Bus(start=journal.count(), keep=journal.record)
+    run = Run(recipe.name, journal.folder, recipe.seed, bus, stop=stop, resumed=resumed)
+    journal.mark("running")
+    status, failure = "failed", None
+    try:
+        observers = await _open_observers(recipe, run, extra)
+        async with anyio.create_task_group() as own:
+            for observer in extra:
+                own.start_soon(_watch, observer, bus.subscribe(Event), run)
+            async with anyio.create_task_group() as strangers:
+                for observer in observers:
+                    strangers.start_soon(_watch, observer, bus.subscribe(Event), run)
+                bus.publish(_started(recipe, journal, plugins, resumed))
+                failure = await _phases(recipe, journal, run)
+                status = "failed" if failure else "interrupted" if stop else "finished"
+                bus.publish(RunEnded(status=status, reason=_reason(failure) if failure else stop.reason))
+            bus.close()
+    except BaseException as error:
+        failure = first_cause(error)
+    journal.mark(status if not failure else "failed", _reason(failure) if failure else stop.reason)
+    if failure:
+        raise failure
+    return status
+
+
+async def _phases(recipe: Recipe, journal: Journal, run: Run) -> Exception | None:
+    """One after another; a phase whose model is there was done before a resume. A failure is returned, not raised, so
+    that the observers live to hear of it."""
+    try:
+        for phase in recipe.phases:
+            if not run.stop and not journal.phase(phase.name).model.exists():
+                await _phase(phase, journal, run)
+    except Exception as error:
+        cause = first_cause(error)
+        assert isinstance(cause, Exception)
+        return cause
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, TruingError) else f"{type(error).__name__}: {error}"
+
+
+async def track(recipe: Recipe, journal: Journal) -> None:
+    """Open and close the observers that send events elsewhere: each sends what has not arrived yet. Raises UserError."""
+    run = Run(recipe.name, journal.folder, recipe.seed, Bus(), resumed=True)
+    remote = [spec.build(run) for spec in recipe.observers if spec.remote]
+    if not remote:
+        raise UserError(Problem(str(journal.folder), "no observer of this run sends events anywhere", 'add [[observer]] use = "mlflow"'))
+    for observer in remote:
+        await observer.open()
+        await observer.close()
+
+
+async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
+    run = run.at(phase.name, wanted(phase))
+    folder = journal.phase(phase.name)
+    status = "failed"
+    try:
+        parts = await run.unless_stopped(_build, phase, run)
+        if parts is not None:
+            await offline(parts, phase.loop, run, folder)
+        if parts is None or run.stop:
+            status = "interrupted"
+            return
+        await _export(parts.model, folder, run)
+        status = "finished"
+    except Stopped:
+        status = "interrupted"
+    finally:
+        run.bus.publish(PhaseEnded(phase=phase.name, status=status))
+
+
+async def _export(model: Model, folder: PhaseFolder, run: Run) -> None:
+    facts: dict[str, Any] = {}
+    await run.on_device(write_whole, folder.model, lambda path: facts.update(model.export(path)))
+    run.bus.publish(ModelSaved(phase=run.phase, path=str(folder.model.resolve()), facts=facts))
+    folder.forget()
+
+
+def _build(phase: Phase, run: Run) -> Parts:
+    assert phase.source and phase.model and phase.optimizer and phase.loss, "check() lets no phase through without these"
+    return Parts(
+        source=phase.source.build(run),
+        model=phase.model.build(run),
+        optimizer=phase.optimizer.build(run),
+        loss=_declared(phase.loss.build(run), phase.loss.requires()),
+        needs=phase.loss.requires(),
+        holdout=phase.holdout.build(run) if phase.holdout else None,
+        options=_flat(phase),
+    )
+
+
+def _declared(loss: Loss, needs: Fields) -> Loss:
+    """The loss, handed what it declared and nothing else."""
+
+    def declared(batch: Batch) -> LossValue:
+        return loss(batch.only(needs))
+
+    return declared
+
+
+def _flat(phase: Phase) -> dict[str, Any]:
+    tables = Recipe("", 0, [phase], []).resolved()
+    inner = cast("dict[str, dict[str, Any]]", tables["phase"][phase.name] if phase.name else tables)
+    return {f"{key}.{name}": value for key, table in inner.items() if isinstance(table, dict) for name, value in table.items()}
+
+
+async def _open_observers(recipe: Recipe, run: Run, extra: Sequence[Observer]) -> list[Observer]:
+    """The recipe's observers, all of them open, and the extra ones. One that does not open ends the run before it begins."""
+    observers = [spec.build(run) for spec in recipe.observers]
+    opened: list[Observer] = []
+    for observer in [*extra, *observers]:
+        try:
+            await observer.open()
+        except Exception:
+            for earlier in opened:
+                await earlier.close()
+            raise
+        opened.append(observer)
+    return observers
+
+
+async def _watch(observer: Observer, stream: MemoryObjectReceiveStream[Event], run: Run) -> None:
+    """Feed an observer until the run has ended."""
+    name = type(observer).__name__
+    async with stream:
+        try:
+            async for event in stream:
+                await observer.observe(event)
+                if isinstance(event, RunEnded):
+                    break
+            await observer.close()
+        except Exception as error:  # an observer is a stranger: whatever it raises must not stop training
+            run.bus.publish(Notice(text=f"{name} stopped watching: {type(error).__name__}: {error}"))
+
+
+def _started(recipe: Recipe, journal: Journal, plugins: Plugins, resumed: bool) -> RunStarted:
+    return RunStarted(
+        name=recipe.name,
+        folder=str(journal.folder.resolve()),
+        digest=recipe.digest(),
+        phases=[phase.name for phase in recipe.phases],
+        versions=versions(plugins),
+        commit=_commit(journal.folder),
+        resumed=resumed,
+    )
+
+
+def _commit(folder: Path) -> str:
+    """The git commit of the folder the run was started in, "" outside of a repository."""
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.strip()

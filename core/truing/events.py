@@ -1,0 +1,123 @@
+"""What happened: small, frozen, and plain enough to be a line of JSON in the run folder.
+
+The bus stamps `number` and `time` when an event is published. A plugin may define events of its own; whoever reads a
+journal without that plugin skips them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The parent of all events. `number` counts them within a run, across resumes; `time` is in seconds since 1970."""
+
+    number: int = -1
+    time: float = 0.0
+
+
+class RunStarted(Event, frozen=True, kw_only=True):
+    name: str
+    folder: str
+    digest: str
+    """of the resolved recipe"""
+    phases: list[str]
+    versions: dict[str, str]
+    commit: str = ""
+    resumed: bool = False
+
+
+class PhaseStarted(Event, frozen=True, kw_only=True):
+    phase: str
+    options: dict[str, Any]
+    """every option of the phase with its value, flattened: `loss.beta`"""
+    steps: int
+    start: int = 0
+    """steps that were already taken before a resume"""
+
+
+class DataOpened(Event, frozen=True, kw_only=True):
+    phase: str
+    role: str
+    """`source` or `holdout`"""
+    name: str
+    digest: str
+    groups: int
+    skipped: int
+    """rows left out because they were unusable"""
+    origin: str
+
+
+class StepDone(Event, frozen=True, kw_only=True):
+    phase: str
+    step: int
+    steps: int
+    epoch: int
+    metrics: dict[str, float]
+
+
+class Evaluated(Event, frozen=True, kw_only=True):
+    phase: str
+    step: int
+    metrics: dict[str, float]
+
+
+class GroupDropped(Event, frozen=True, kw_only=True):
+    """A group that was read and will not be trained on."""
+
+    phase: str
+    id: str
+    reason: str
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True):
+    phase: str
+    step: int
+    path: str
+
+
+class ModelSaved(Event, frozen=True, kw_only=True):
+    phase: str
+    path: str
+    facts: dict[str, Any]
+    """what the model says of itself: architecture, parameters, precision"""
+
+
+class Notice(Event, frozen=True, kw_only=True):
+    """Something a person should know that is not an error: a fallback taken, an observer that stopped."""
+
+    text: str
+    phase: str = ""
+
+
+class PhaseEnded(Event, frozen=True, kw_only=True):
+    phase: str
+    status: str
+
+
+class RunEnded(Event, frozen=True, kw_only=True):
+    """status: `finished`, `failed` or `interrupted`."""
+
+    status: str
+    reason: str = ""
+
+
+def _kinds(of: type[Event]) -> Iterable[type[Event]]:
+    for child in of.__subclasses__():
+        yield child
+        yield from _kinds(child)
+
+
+def encode(event: Event) -> bytes:
+    """One line of JSON, without its newline."""
+    return msgspec.json.encode(event)
+
+
+def decode(line: bytes) -> Event | None:
+    """The event of one line, or None if its kind is not known here. Raises msgspec.DecodeError on a torn line."""
+    tag = msgspec.json.decode(line, type=Mapping[str, Any]).get("type")
+    known = {kind.__name__: kind for kind in _kinds(Event)}
+    return msgspec.json.decode(line, type=known[tag]) if tag in known else None

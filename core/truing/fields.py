@@ -1,0 +1,148 @@
+"""What travels: typed fields, the immutable batch that carries them, and the vocabulary all stages share.
+
+The unit is a **group**: one prompt and its completions (a demonstration, a chosen and a rejected answer, K ranked ones,
+G rollouts). On a batch every field is flat: no padding, no masks. `dims` says along what a field runs:
+
+    group         one entry per prompt
+    seq           one per completion; `GROUP` says of which prompt
+    token         completion tokens of all completions laid end to end; `SEQ` says of which completion
+    prompt_token  prompt tokens of all groups laid end to end; `PROMPT_GROUP` says of which prompt
+    pair          one per comparison; `CHOSEN` and `REJECTED` say which completions
+    step          one per reasoning step; `STEP_SEQ` says of which completion
+
+A field whose values are positions along another dim says so with `into`, so a batch can be cut and joined by anybody who
+knows only this table (`truing_tensor.groups`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NotRequired, TypedDict, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field(Generic[T]):
+    """A typed key of a batch: `batch[LOGPROBS]` is a Tensor to the type checker."""
+
+    name: str
+    dims: str = ""
+    dtype: str = ""
+    into: str = ""
+
+    def __str__(self) -> str:
+        return f"`{self.name}`"
+
+
+Fields = frozenset[Field[Any]]
+
+
+def fields(*some: Field[Any]) -> Fields:
+    """The set of these fields."""
+    return frozenset(some)
+
+
+class Batch(Mapping[Field[Any], Any]):
+    """An immutable bag of fields. Every change makes a new batch that shares what did not change."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[Field[Any], Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, key: Field[T]) -> T:
+        """The value of a field. Raises KeyError naming what the batch has."""
+        if key not in self._values:
+            raise KeyError(f"this batch has no {key}; it has {', '.join(sorted(f.name for f in self._values))}")
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[Field[Any]]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def put(self, key: Field[T], value: T) -> Batch:
+        """This batch with one field set."""
+        return Batch({**self._values, key: value})
+
+    def put_all(self, values: Mapping[Field[Any], Any]) -> Batch:
+        """This batch with all of these fields set."""
+        return Batch({**self._values, **values})
+
+    def only(self, some: Fields) -> Batch:
+        """This batch with no more than these fields: what a stage is handed is what it declared."""
+        return Batch({key: value for key, value in self._values.items() if key in some})
+
+    def __repr__(self) -> str:
+        return f"Batch({', '.join(sorted(f'{f.name}[{f.dims}]' for f in self._values))})"
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    name: NotRequired[str]
+
+
+Text = str | list[Message]
+"""Plain text, or the turns of a conversation that the model's chat template will lay out."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt and its completions as a source reads them, before any tokenizer.
+
+    pairs: (better, worse) positions in `completions`. extra: further fields, each a list along its own dims.
+    """
+
+    id: str
+    prompt: Text
+    completions: list[Text]
+    pairs: list[tuple[int, int]] = []
+    extra: dict[Field[Any], list[Any]] = {}
+
+
+IDS: Field[list[str]] = Field("ids", "group")
+PROMPTS: Field[list[Text]] = Field("prompts", "group")
+COMPLETIONS: Field[list[Text]] = Field("completions", "seq")
+GROUP: Field[Tensor] = Field("group", "seq", "int64", into="group")
+CHOSEN: Field[Tensor] = Field("chosen", "pair", "int64", into="seq")
+REJECTED: Field[Tensor] = Field("rejected", "pair", "int64", into="seq")
+
+PROMPT_TOKENS: Field[Tensor] = Field("prompt_tokens", "prompt_token", "int64")
+PROMPT_GROUP: Field[Tensor] = Field("prompt_group", "prompt_token", "int64", into="group")
+TOKENS: Field[Tensor] = Field("tokens", "token", "int64")
+SEQ: Field[Tensor] = Field("seq", "token", "int64", into="seq")
+
+LOGPROBS: Field[Tensor] = Field("logprobs", "token", "float32")
+LOGPROBS_REF: Field[Tensor] = Field("logprobs_ref", "token", "float32")
+ADVANTAGES: Field[Tensor] = Field("advantages", "token", "float32")
+SCORES: Field[Tensor] = Field("scores", "seq", "float32")
+
+SOFT: Field[Tensor] = Field("soft", "pair", "float32")
+"""Probability that the first of a pair is the better one: a vote share, a labeler's belief."""
+MARGIN: Field[Tensor] = Field("margin", "pair", "float32")
+"""By how much the first is better, in units of reward."""
+ANNOTATOR: Field[list[str]] = Field("annotator", "pair")
+STRATUM: Field[list[str]] = Field("stratum", "pair")
+"""The group of people an annotator belongs to."""
+
+STEP_SEQ: Field[Tensor] = Field("step_seq", "step", "int64", into="seq")
+STEP_END: Field[Tensor] = Field("step_end", "step", "int64", into="token")
+
+BELONGS: Mapping[str, tuple[str, Field[Any]]] = {
+    "seq": ("group", GROUP),
+    "token": ("seq", SEQ),
+    "prompt_token": ("group", PROMPT_GROUP),
+    "pair": ("seq", CHOSEN),
+    "step": ("seq", STEP_SEQ),
+}
+"""For every dim, the one it lies inside and the field that says where."""

@@ -1,0 +1,197 @@
+"""What a run keeps on disk, so that it says what it is and can go on after any end.
+
+    <run>/run.json         name, status, process, versions: written first, replaced whole
+    <run>/recipe.toml      the recipe as it was written      resolved.toml   with every default filled in
+    <run>/events.jsonl     every event, one line each
+    <run>/<phase>/checkpoints/step-000012/    what a phase goes on from      model/   what it made
+
+A folder is written under another name, synced, and renamed: it is whole or it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from truing import events
+from truing.errors import Problem, RunFailed, UserError
+from truing.events import Event
+from truing.recipe import Recipe
+
+FORMAT = 1
+
+
+class RunFile(msgspec.Struct, kw_only=True, frozen=True):
+    """run.json. status: running, finished, failed or interrupted; `running` with a dead process was killed."""
+
+    format: int = FORMAT
+    name: str
+    status: str
+    reason: str = ""
+    started: str
+    pid: int
+    host: str
+    digest: str
+    versions: dict[str, str]
+    about: str = "A run of truing. `truing resume` on this folder goes on where it stopped; events.jsonl tells what happened."
+
+
+class Position(msgspec.Struct, kw_only=True, frozen=True):
+    """Where in its data a phase stood when a checkpoint was taken: batches taken in this epoch, groups dropped so far."""
+
+    step: int
+    epoch: int
+    taken: int
+    dropped: int = 0
+    truncated: int = 0
+
+
+class Journal:
+    """The run's folder. Raises UserError when it cannot be made or is no run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._events = folder / "events.jsonl"
+
+    @classmethod
+    def create(cls, root: Path, recipe: Recipe, versions: dict[str, str]) -> Journal:
+        """A new folder under `root`, named after the recipe and the moment."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        for attempt in range(100):
+            folder = root / (f"{recipe.name}-{stamp}" + (f"-{attempt}" if attempt else ""))
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(Problem(str(root), f"cannot keep a run here: {error.strerror}", "choose another place with --folder")) from None
+        else:
+            raise UserError(Problem(str(root), "a hundred runs began here this second"))
+        journal = cls(folder)
+        (folder / "recipe.toml").write_text(recipe.text, encoding="utf-8")
+        (folder / "resolved.toml").write_bytes(msgspec.toml.encode(recipe.resolved()))
+        journal.write(_run_file(recipe, versions))
+        return journal
+
+    def read(self) -> RunFile:
+        """run.json as it stands."""
+        try:
+            return msgspec.json.decode((self.folder / "run.json").read_bytes(), type=RunFile)
+        except (OSError, msgspec.DecodeError):
+            raise UserError(Problem(str(self.folder), "this is no run folder", "name a folder that `truing run` made")) from None
+
+    def write(self, run: RunFile) -> None:
+        """Replace run.json, whole."""
+        waiting = self.folder / "run.json.new"
+        waiting.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2))
+        waiting.replace(self.folder / "run.json")
+
+    def mark(self, status: str, reason: str = "") -> None:
+        """Set the status of the run, and make this process its owner."""
+        self.write(msgspec.structs.replace(self.read(), status=status, reason=reason, pid=os.getpid(), host=socket.gethostname()))
+
+    def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
+        """Line numbers and events from line `start` on. A line torn by a crash, and kinds not known here, are left out."""
+        if not self._events.exists():
+            return
+        with self._events.open("rb") as lines:
+            for number, line in enumerate(lines):
+                if number < start or not line.endswith(b"\n"):
+                    continue
+                try:
+                    event = events.decode(line)
+                except msgspec.DecodeError:
+                    continue
+                if event is not None:
+                    yield number, event
+
+    def record(self, event: Event) -> None:
+        """Append one event. Raises RunFailed when the disk does not take it."""
+        try:
+            with self._events.open("ab", buffering=0) as file:
+                file.write(events.encode(event) + b"\n")
+        except OSError as error:
+            raise RunFailed(f"cannot write {self._events}: {error.strerror}") from None
+
+    def count(self) -> int:
+        """How many lines the event file has; a torn last line is ended first, so that what follows stands by itself."""
+        if not self._events.exists():
+            return 0
+        data = self._events.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with self._events.open("ab") as file:
+                file.write(b"\n")
+        return data.count(b"\n") + (bool(data) and not data.endswith(b"\n"))
+
+    def phase(self, name: str) -> PhaseFolder:
+        """The folder of one phase."""
+        return PhaseFolder(self.folder / name)
+
+
+class PhaseFolder:
+    """The checkpoints of a phase and the model it made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = folder / "model"
+        self._checkpoints = folder / "checkpoints"
+
+    def save(self, position: Position, write: Callable[[Path], None], keep: int) -> Path:
+        """Take a checkpoint with `write`, then forget all but the newest `keep`."""
+
+        def whole(folder: Path) -> None:
+            write(folder)
+            (folder / "position.json").write_bytes(msgspec.json.encode(position))
+
+        path = write_whole(self._checkpoints / f"step-{position.step:06d}", whole)
+        for old in self._all()[:-keep]:
+            shutil.rmtree(old)
+        return path
+
+    def newest(self) -> tuple[Path, Position] | None:
+        """The checkpoint to go on from."""
+        found = self._all()
+        if not found:
+            return None
+        return found[-1], msgspec.json.decode((found[-1] / "position.json").read_bytes(), type=Position)
+
+    def forget(self) -> None:
+        """Remove the checkpoints of a phase that is done."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return sorted(self._checkpoints.glob("step-??????*[0-9]"))
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
+    """Fill a folder under another name, sync every file, and rename it into place."""
+    waiting = target.with_name(target.name + ".part")
+    shutil.rmtree(waiting, ignore_errors=True)
+    waiting.mkdir(parents=True)
+    write(waiting)
+    for path in [*waiting.rglob("*"), waiting]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    if target.exists():
+        shutil.rmtree(target)
+    waiting.rename(target)
+    return target
+
+
+def _run_file(recipe: Recipe, versions: dict[str, str]) -> RunFile:
+    return RunFile(
+        name=recipe.name,
+        status="running",
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        digest=recipe.digest(),
+        versions=versions,
+    )

@@ -1,0 +1,178 @@
+"""The offline loop: learn from groups that exist, step by step.
+
+    source.batches -> encode --channel--> annotate -> learn -> StepDone
+                                                        |
+                                     evaluate, checkpoint between steps
+
+Reading and encoding run one step ahead of learning. A request to stop is honoured between micro-batches; the checkpoint
+then taken is that of the last whole step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from truing.errors import RunFailed
+from truing.events import CheckpointSaved, DataOpened, Evaluated, GroupDropped, Notice, PhaseStarted, StepDone
+from truing.fields import IDS, Batch, Fields
+from truing.journal import PhaseFolder, Position
+from truing.recipe import Loop
+from truing.run import Run, Stopped
+from truing.stage import DataInfo, Loss, Model, Optimizer, Source
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the offline loop puts together, all of it built."""
+
+    source: Source
+    model: Model
+    optimizer: Optimizer
+    loss: Loss
+    needs: Fields
+    """what the loss is handed, and nothing else"""
+    holdout: Source | None = None
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True)
+class Work:
+    """One encoded batch and where the data stands after it."""
+
+    batch: Batch
+    position: Position
+
+
+async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
+    """Train until the steps are done or the run is asked to stop. Raises RunFailed and UserError."""
+    info = await _open(parts.source, "source", run)
+    per_epoch = math.ceil(info.groups / loop.batch)
+    steps = loop.steps or per_epoch * (loop.epochs or 1)
+    await run.on_device(parts.model.attach, parts.optimizer, steps)
+    start = await _restore(parts.model, run, folder)
+    run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
+    holdout = await _holdout(parts, run)
+    if start.step == 0:
+        await _evaluate(parts, holdout, run, 0)
+    send, receive = run.bus.channel(Work, depth=1)
+    position = start
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_feed, parts, loop, run, start, steps, send)
+        async with receive:
+            async for work in receive:
+                if run.stop or not await _step(parts, work, run, steps):
+                    break
+                position = work.position
+                if position.step < steps and loop.evaluate_every and position.step % loop.evaluate_every == 0:
+                    await _evaluate(parts, holdout, run, position.step)
+                if loop.checkpoint_every and position.step % loop.checkpoint_every == 0:
+                    await _checkpoint(parts.model, position, loop, run, folder)
+            # Cancel before the channel closes: a feeder that is still sending would meet a broken stream.
+            tasks.cancel_scope.cancel()
+    if position.step == 0 and not run.stop:
+        raise RunFailed(f"no group of {info.origin} was left to learn from; the dropped ones are in events.jsonl")
+    await _evaluate(parts, holdout, run, position.step)
+    if run.stop and position.step > start.step:
+        await _checkpoint(parts.model, position, loop, run, folder)
+
+
+async def _open(source: Source, role: str, run: Run) -> DataInfo:
+    info = await source.open()
+    run.bus.publish(DataOpened(phase=run.phase, role=role, **info._asdict()))
+    if info.groups == 0:
+        raise RunFailed(f"the {role} {info.origin} has no groups to learn from")
+    return info
+
+
+async def _restore(model: Model, run: Run, folder: PhaseFolder) -> Position:
+    found = folder.newest() if run.resumed else None
+    if found is None:
+        return Position(step=0, epoch=0, taken=0)
+    await run.on_device(model.restore, found[0])
+    return found[1]
+
+
+async def _feed(
+    parts: Parts, loop: Loop, run: Run, start: Position, steps: int, send: MemoryObjectSendStream[Work]
+) -> None:
+    """Read and encode ahead of the learner, from where the data stood; a batch that lost all its groups is no step."""
+    step, dropped, truncated = start.step, start.dropped, start.truncated
+    async with send:
+        epoch = start.epoch
+        while loop.steps or epoch < (loop.epochs or 1):
+            before, taken = step, 0
+            async for raw in parts.source.batches(loop.batch, epoch):
+                taken += 1
+                if epoch == start.epoch and taken <= start.taken:
+                    continue
+                encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
+                for group, reason in encoded.dropped:
+                    run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason))
+                dropped, truncated = dropped + len(encoded.dropped), truncated + encoded.truncated
+                if not encoded.batch[IDS]:
+                    continue
+                step += 1
+                position = Position(step=step, epoch=epoch, taken=taken, dropped=dropped, truncated=truncated)
+                await send.send(Work(encoded.batch, position))
+                if step == steps:
+                    return
+            if step == before and epoch > start.epoch:
+                return
+            epoch += 1
+
+
+async def _step(parts: Parts, work: Work, run: Run, steps: int) -> bool:
+    """One optimizer step; False if the run was asked to stop meanwhile."""
+    began = time.perf_counter()
+    try:
+        learned = await run.on_device(_learn, parts, work.batch)
+    except Stopped:
+        return False
+    seconds = time.perf_counter() - began
+    counts = {"data/dropped": float(work.position.dropped), "data/truncated": float(work.position.truncated)}
+    speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
+    metrics = {**learned, **counts, **speed}
+    position = work.position
+    run.bus.publish(StepDone(phase=run.phase, step=position.step, steps=steps, epoch=position.epoch, metrics=metrics))
+    return True
+
+
+def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
+    return parts.model.learn(parts.model.annotate(batch, parts.needs), parts.loss)
+
+
+async def _holdout(parts: Parts, run: Run) -> Batch | None:
+    """The whole holdout as one batch, encoded and annotated once."""
+    if parts.holdout is None:
+        return None
+    info = await _open(parts.holdout, "holdout", run)
+    async for raw in parts.holdout.batches(info.groups, 0):
+        encoded = parts.model.encode(raw)
+        if encoded.dropped:
+            what = f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"
+            run.bus.publish(Notice(phase=run.phase, text=what))
+        if not encoded.batch[IDS]:
+            raise RunFailed(f"every group of the holdout {info.origin} was dropped: {encoded.dropped[0][1]}")
+        return await run.on_device(parts.model.annotate, encoded.batch, parts.needs)
+    return None
+
+
+async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) -> None:
+    if holdout is None or run.stop:
+        return
+    try:
+        metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
+    except Stopped:
+        return
+    run.bus.publish(Evaluated(phase=run.phase, step=step, metrics=dict(metrics)))
+
+
+async def _checkpoint(model: Model, position: Position, loop: Loop, run: Run, folder: PhaseFolder) -> None:
+    path = await run.on_device(folder.save, position, model.checkpoint, loop.keep)
+    run.bus.publish(CheckpointSaved(phase=run.phase, step=position.step, path=str(path)))

@@ -1,0 +1,274 @@
+"""TOML to a Recipe: one flat file, overrides from the command line, one phase or several, every problem at once.
+
+    name = "..."            what the run is called
+    seed = 0
+    [[observer]] use = ...  who watches
+    [source] [holdout] [model] [optimizer] [loss] [loop] ...      one phase, or
+    [phase.sft.source] ... [phase.dpo.source] ...                 several, run in the order of the file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields as members
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from truing import toml
+from truing.errors import Problem, UserError, did_you_mean
+from truing.plugins import Plugins
+from truing.stage import (
+    AdvantageSpec,
+    AnySpec,
+    GeneratorSpec,
+    LossSpec,
+    ModelSpec,
+    ObserverSpec,
+    OptimizerSpec,
+    ScorerSpec,
+    SourceSpec,
+)
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a phase trains, and when it looks up."""
+
+    batch: Annotated[int, Meta(ge=1, description="groups per optimizer step; a group is a prompt with its completions")] = 8
+    steps: Annotated[int | None, Meta(description="optimizer steps; instead of `epochs`")] = None
+    epochs: Annotated[int | None, Meta(description="passes over the source; 1 when neither is given")] = None
+    evaluate_every: Annotated[int, Meta(ge=0, description="steps between looks at the holdout; 0: only before and after")] = 0
+    checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only when interrupted")] = 0
+    keep: Annotated[int, Meta(ge=1, description="how many checkpoints to keep, the newest")] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase, typed. name is "" in a recipe of a single phase."""
+
+    name: str
+    loop: Loop
+    source: SourceSpec | None = None
+    holdout: SourceSpec | None = None
+    generator: GeneratorSpec | None = None
+    scorer: ScorerSpec | None = None
+    advantage: AdvantageSpec | None = None
+    model: ModelSpec | None = None
+    optimizer: OptimizerSpec | None = None
+    loss: LossSpec | None = None
+
+    def parts(self) -> Iterator[tuple[str, AnySpec]]:
+        """The tables of the phase that name a component, in the order in which a batch meets them."""
+        for member in members(self):
+            value = getattr(self, member.name)
+            if isinstance(value, msgspec.Struct) and not isinstance(value, Loop):
+                yield member.name, cast(AnySpec, value)
+
+    def table(self, *path: str) -> tuple[str, ...]:
+        """The path of a key of this phase in the file."""
+        return ("phase", self.name, *path) if self.name else path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe in which every name is resolved and every option typed; nothing is built yet."""
+
+    name: str
+    seed: int
+    phases: Sequence[Phase]
+    observers: Sequence[ObserverSpec]
+    text: str = ""
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain values, every default written out."""
+        phases = {phase.name: _plain_phase(phase) for phase in self.phases}
+        body = phases[""] if "" in phases else {"phase": phases}
+        observers = [plain(spec) for spec in self.observers]
+        return {"name": self.name, "seed": self.seed, **({"observer": observers} if observers else {}), **body}
+
+    def digest(self) -> str:
+        """A short name for exactly this recipe."""
+        return hashlib.sha256(msgspec.json.encode(self.resolved(), order="deterministic")).hexdigest()[:16]
+
+
+TABLES: Mapping[str, type[AnySpec]] = {
+    "source": SourceSpec,
+    "holdout": SourceSpec,
+    "generator": GeneratorSpec,
+    "scorer": ScorerSpec,
+    "advantage": AdvantageSpec,
+    "model": ModelSpec,
+    "optimizer": OptimizerSpec,
+    "loss": LossSpec,
+}
+"""The tables of a phase that name a component, and the kind each takes."""
+
+_TOP = {"name": str, "seed": int}
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def load(path: Path, plugins: Plugins, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, resolve and check a recipe. Raises UserError with every problem found. Imports nothing heavy."""
+    from truing.check import check
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        mend = "`truing init` lists the recipes that come with truing"
+        raise UserError(Problem(str(path), f"cannot read this recipe: {reason}", mend)) from None
+    document = toml.parse(text, str(path))
+    problems: list[Problem] = []
+    for assignment in overrides:
+        _collect(problems, document.override, assignment)
+    reader = _Reader(document, plugins, problems)
+    recipe = reader.recipe(path.stem, text)
+    problems.extend(check(recipe, document, plugins.registry, reader.broken))
+    if problems:
+        raise UserError(sorted(set(problems), key=_place))
+    return recipe
+
+
+def plain(spec: AnySpec) -> dict[str, Any]:
+    """A component as the table that would make it."""
+    options = cast("dict[str, Any]", msgspec.to_builtins(spec))
+    return {"use": spec.name, **{key: value for key, value in options.items() if value is not None}}
+
+
+class _Reader:
+    """Turns tables into specs, each option alone, so that one mistake hides no other."""
+
+    def __init__(self, document: toml.Document, plugins: Plugins, problems: list[Problem]) -> None:
+        self.document = document
+        self.plugins = plugins
+        self.problems = problems
+        self.broken: set[tuple[str | int, ...]] = set()
+
+    def recipe(self, stem: str, text: str) -> Recipe:
+        values = self.document.values
+        phased = "phase" in values
+        known = {*_TOP, "observer", *(("phase",) if phased else (*TABLES, "loop"))}
+        for key in values:
+            if key not in known:
+                mend = "a recipe with phases keeps its tables inside them" if phased and key in {*TABLES, "loop"} else ""
+                self.say((key,), f"no table [{key}] in a recipe" if isinstance(values[key], dict) else f'a recipe has no "{key}"', mend or did_you_mean(key, known | {"phase"}))
+        head = {key: self.value(kind, values[key], (key,)) for key, kind in _TOP.items() if key in values}
+        name = head.get("name") or stem
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            self.say(("name",), f'"{name}" cannot be a folder', "use letters, digits, dots, dashes and underscores")
+        phases = self.phases(values["phase"]) if phased else [self.phase("", values, ())]
+        return Recipe(name, head.get("seed") or 0, phases, self.observers(values.get("observer", [])), text)
+
+    def phases(self, tables: Any) -> list[Phase]:
+        if not isinstance(tables, dict) or not tables:
+            self.say(("phase",), "[phase] holds the phases of the recipe", "write its tables as [phase.sft.model]")
+            return []
+        found: list[Phase] = []
+        for name, inner in cast("dict[str, Any]", tables).items():
+            path = ("phase", name)
+            if not isinstance(inner, dict) or not _NAME.fullmatch(name):
+                self.say(path, f'"{name}" is no phase', "a phase is a table named in small letters, digits, - and _")
+                continue
+            known = {*TABLES, "loop"}
+            for key in set(cast("dict[str, Any]", inner)) - known:
+                self.say((*path, key), f"no table [phase.{name}.{key}] in a recipe", did_you_mean(key, known))
+            found.append(self.phase(name, cast("dict[str, Any]", inner), path))
+        return found
+
+    def phase(self, name: str, tables: Mapping[str, Any], path: tuple[str, ...]) -> Phase:
+        parts = {key: self.component(kind, tables[key], (*path, key)) for key, kind in TABLES.items() if key in tables}
+        loop = self.struct(Loop, self.table(tables.get("loop", {}), (*path, "loop")), (*path, "loop"))
+        return Phase(name=name, loop=loop or Loop(), **cast("dict[str, Any]", parts))
+
+    def observers(self, tables: Any) -> list[ObserverSpec]:
+        if not isinstance(tables, list):
+            self.say(("observer",), "observers are a list", "write each as [[observer]]")
+            return []
+        made = [self.component(ObserverSpec, table, ("observer", index)) for index, table in enumerate(cast("list[Any]", tables))]
+        return [cast(ObserverSpec, spec) for spec in made if spec is not None]
+
+    def component(self, kind: type[AnySpec], table: Any, path: tuple[str | int, ...]) -> AnySpec | None:
+        options = self.table(table, path)
+        use = options.pop("use", None)
+        where = self.document.where(*path, "use")
+        try:
+            if not isinstance(use, str):
+                known = f"known here: {', '.join(self.plugins.registry.shelf(kind.kind))}"
+                raise UserError(Problem(where, f"{_header(path)} must say which {kind.kind} to use", f'write use = "name"; {known}'))
+            spec = self.plugins.registry.get(kind, use, where)
+        except UserError as error:
+            first = error.problems[0]
+            mend = "; ".join(filter(None, (first.mend, self.plugins.hint)))
+            self.problems.append(Problem(first.where, first.what, mend))
+            self.broken.add(path)
+            return None
+        return self.struct(spec, options, path)
+
+    def struct(self, into: type[S], options: Mapping[str, Any], path: tuple[str | int, ...]) -> S | None:
+        """Convert every option by itself. None, and the path marked as broken, if any of them is wrong."""
+        hints = get_type_hints(into, include_extras=True)
+        known = {option.name: option for option in msgspec.structs.fields(into)}
+        before = len(self.problems)
+        for key in options:
+            if key not in known:
+                self.say((*path, key), f'{_header(path)} has no option "{key}"', did_you_mean(key, known))
+        for key, option in known.items():
+            if option.required and key not in options:
+                self.say(path, f'{_header(path)} needs "{key}"', _meaning(hints[key]))
+        taken = {key: self.value(hints[key], value, (*path, key)) for key, value in options.items() if key in known}
+        if len(self.problems) > before:
+            self.broken.add(path)
+            return None
+        return into(**taken)
+
+    def value(self, hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+        try:
+            return msgspec.convert(value, hint)
+        except msgspec.ValidationError as error:
+            text = str(error)
+            self.say(path, f"{'.'.join(map(str, path))}: {text[:1].lower()}{text[1:]}", _meaning(hint))
+            return None
+
+    def table(self, table: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
+        if isinstance(table, dict):
+            return dict(cast("dict[str, Any]", table))
+        self.say(path, f"{_header(path)} must be a table", f"write {_header(path)} on a line of its own")
+        return {}
+
+    def say(self, path: tuple[str | int, ...], what: str, mend: str = "") -> None:
+        self.problems.append(Problem(self.document.where(*path), what, mend))
+
+
+def _collect(problems: list[Problem], work: Callable[[str], None], argument: str) -> None:
+    try:
+        work(argument)
+    except UserError as error:
+        problems.extend(error.problems)
+
+
+def _header(path: Sequence[str | int]) -> str:
+    return f"[[{path[0]}]]" if isinstance(path[-1], int) else f"[{'.'.join(map(str, path))}]"
+
+
+def _meaning(hint: Any) -> str:
+    for note in getattr(hint, "__metadata__", ()):
+        if isinstance(note, Meta) and note.description:
+            return f"it is: {note.description}"
+    return ""
+
+
+def _plain_phase(phase: Phase) -> dict[str, Any]:
+    loop = cast("dict[str, Any]", msgspec.to_builtins(phase.loop))
+    tables = {key: plain(spec) for key, spec in phase.parts()}
+    return {**tables, "loop": {key: value for key, value in loop.items() if value is not None}}
+
+
+def _place(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (problem.where, 0)

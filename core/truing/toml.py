@@ -1,0 +1,134 @@
+"""TOML text to values, with the line of every key.
+
+`tomllib` gives values without positions, and a mistake without a line costs its reader minutes; so the text is walked once
+more, only to note on which line each key path begins.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from truing.errors import Problem, UserError
+
+Path = tuple[str | int, ...]
+
+_KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\.?)""")
+_TOKEN = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]', re.DOTALL)
+_LINE = re.compile(r"at line (\d+)")
+
+
+@dataclass
+class Document:
+    """A parsed TOML text: its values, and the line (from 1) on which each key path begins."""
+
+    name: str
+    values: dict[str, Any]
+    lines: dict[Path, int] = field(default_factory=dict[Path, int])
+    overridden: set[Path] = field(default_factory=set[Path])
+
+    def where(self, *path: str | int) -> str:
+        """`file:line` of a key, or of the nearest table around it; `--set a.b` for a value from the command line."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.overridden:
+                return f"--set {'.'.join(map(str, path[:end]))}"
+            if path[:end] in self.lines:
+                return f"{self.name}:{self.lines[path[:end]]}"
+        return f"{self.name}:1"
+
+    def override(self, assignment: str) -> None:
+        """Set one value from `table.key=value`; the value is TOML, or else plain text. Raises UserError."""
+        target, equals, text = assignment.partition("=")
+        path = tuple(target.strip().split("."))
+        if not equals or not all(path):
+            mend = 'write it as --set table.key=value, for example --set loss.beta=0.1'
+            raise UserError(Problem(f"--set {assignment}", "not of the form table.key=value", mend))
+        table = self.values
+        for key in path[:-1]:
+            inner: Any = table.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise UserError(Problem(f"--set {assignment}", f'"{key}" is a value, not a table'))
+            table = inner
+        table[path[-1]] = _value(text.strip())
+        self.overridden.add(path)
+
+
+def parse(text: str, name: str) -> Document:
+    """Read TOML. Raises UserError with the line of a syntax error."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = _LINE.search(str(error))
+        line = int(found.group(1)) if found else text.count("\n") + 1
+        what = re.sub(r"\s*\(at .*\)$", "", str(error))
+        raise UserError(Problem(f"{name}:{line}", f"not valid TOML: {what[:1].lower()}{what[1:]}")) from None
+    return Document(name, values, _lines(text))
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _lines(text: str) -> dict[Path, int]:
+    """Walk statement by statement: a header or `key = value`, a value ending where its brackets and strings do."""
+    lines: dict[Path, int] = {}
+    counts: dict[Path, int] = {}
+    table: Path = ()
+    position, line = 0, 1
+    while position < len(text):
+        end = _statement_end(text, position)
+        statement = text[position:end]
+        bare = statement.lstrip()
+        start = line + statement[: len(statement) - len(bare)].count("\n")
+        if bare.startswith("[["):
+            key = _keys(bare[2:])
+            number = counts[key] = counts.get(key, -1) + 1
+            table = (*key, number)
+            lines.setdefault(key, start)
+            lines[table] = start
+        elif bare.startswith("["):
+            table = _inside_arrays(_keys(bare[1:]), counts)
+            lines[table] = start
+        elif bare and not bare.startswith("#"):
+            key = _keys(bare)
+            for depth in range(1, len(key) + 1):
+                lines.setdefault((*table, *key[:depth]), start)
+        line += statement.count("\n")
+        position = end
+    return lines
+
+
+def _statement_end(text: str, start: int) -> int:
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        kind = token.group()
+        depth += (kind in "[{") - (kind in "]}")
+        if kind == "\n" and depth == 0:
+            return token.end()
+    return len(text)
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys: list[str] = []
+    position = 0
+    while found := _KEY.match(text, position):
+        keys.append(next(group for group in found.groups()[:3] if group is not None))
+        position = found.end()
+        if not found.group(4):
+            break
+    return tuple(keys)
+
+
+def _inside_arrays(key: tuple[str, ...], counts: dict[Path, int]) -> Path:
+    """`[a.b]` after `[[a]]` belongs to the last element of `a`."""
+    path: Path = ()
+    for part in key:
+        path = (*path, part)
+        if path in counts:
+            path = (*path, counts[path])
+    return path

@@ -1,0 +1,1 @@
+"""Shared arithmetic on flat, ragged batches. Not a plugin: every plugin may import it, and it imports only the kernel."""

@@ -1,0 +1,16 @@
+"""Sums and means over the segments of a flat tensor: what padded code does with masks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, segment: Tensor, count: int) -> Tensor:
+    """Sum of `values` [token] within each of `count` segments; `segment` [token] says which. An empty segment sums to 0."""
+    return values.new_zeros(count).index_add(0, segment, values)
+
+
+def segment_mean(values: Tensor, segment: Tensor, count: int) -> Tensor:
+    """Mean of `values` [token] within each of `count` segments. An empty segment has mean 0."""
+    sizes = values.new_zeros(count).index_add(0, segment, values.new_ones(len(values)))
+    return segment_sum(values, segment, count) / sizes.clamp(min=1)
