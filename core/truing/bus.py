@@ -7,11 +7,13 @@ subscribers: publishing never waits, and a slow or broken subscriber costs the r
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -31,10 +33,14 @@ class Bus:
     def __init__(self, start: int = 0, keep: Callable[[Event], object] = lambda event: None) -> None:
         self._number = start
         self._keep = keep
+        self._owner = threading.get_ident()
         self._subscribers: list[tuple[tuple[type[Event], ...], MemoryObjectSendStream[Any]]] = []
 
     def publish(self, event: Event) -> None:
-        """Stamp an event and hand it to everyone who asked for its kind. Never waits."""
+        """Stamp an event and hand it to everyone who asked for its kind. Never waits; other threads of the run may call it."""
+        if threading.get_ident() != self._owner:
+            anyio.from_thread.run_sync(self.publish, event)
+            return
         stamped = cast(Event, msgspec.structs.replace(event, number=self._number, time=time.time()))
         self._number += 1
         self._keep(stamped)

@@ -115,20 +115,25 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 def load(path: Path, plugins: Plugins, overrides: Sequence[str] = ()) -> Recipe:
     """Read, resolve and check a recipe. Raises UserError with every problem found. Imports nothing heavy."""
-    from truing.check import check
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         mend = "`truing init` lists the recipes that come with truing"
         raise UserError(Problem(str(path), f"cannot read this recipe: {reason}", mend)) from None
-    document = toml.parse(text, str(path))
+    return read(text, str(path), plugins, overrides)
+
+
+def read(text: str, name: str, plugins: Plugins, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its text; problems are said to stand in the file `name`. Raises UserError with every problem found."""
+    from truing.check import check
+
+    document = toml.parse(text, name)
     problems: list[Problem] = []
     for assignment in overrides:
         _collect(problems, document.override, assignment)
     reader = _Reader(document, plugins, problems)
-    recipe = reader.recipe(path.stem, text)
+    recipe = reader.recipe(Path(name).stem, text)
     problems.extend(check(recipe, document, plugins.registry, reader.broken))
     if problems:
         raise UserError(sorted(set(problems), key=_place))

@@ -1,1 +1,1 @@
-"""x"""
+"""Losses that train a policy on what it should say."""

@@ -1,1 +1,1 @@
-"""x"""
+"""Losses on comparisons: DPO and its family."""

@@ -1,0 +1,125 @@
+"""Text to tokens, the boundary between prompt and completion exact.
+
+The chat template is applied once, to prompt and completion together, and its own text decides where the completion begins;
+special tokens come from the template alone, so none is doubled. A completion ends with the end token: what a template
+writes after it (a newline, often) is never generated, so it is not learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from truing.errors import Problem, UserError
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    PROMPTS,
+    SEQ,
+    TOKENS,
+    Batch,
+    Message,
+    Text,
+)
+from truing.stage import Encoded
+from truing_tensor.groups import take
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes batches for one tokenizer.
+
+    max_tokens: longest prompt plus completion. truncate: cut the completion of a longer one, else drop its group.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    truncate: bool
+
+    def __call__(self, batch: Batch) -> Encoded:
+        """Add PROMPT_TOKENS and TOKENS and what belongs to them. Raises UserError if the template cannot serve."""
+        completions: list[list[str | list[Message]]] = [[] for _ in batch[IDS]]
+        for group, text in zip(batch[GROUP].tolist(), batch[COMPLETIONS], strict=True):
+            completions[group].append(text)
+        kept: list[int] = []
+        dropped: list[tuple[str, str]] = []
+        prompts: list[list[int]] = []
+        tokens: list[list[int]] = []
+        truncated = 0
+        for at, (name, prompt, texts) in enumerate(zip(batch[IDS], batch[PROMPTS], completions, strict=True)):
+            start, ends = self.group(name, prompt, texts)
+            room = self.max_tokens - len(start)
+            if room < 1 or (not self.truncate and max(map(len, ends)) > room):
+                longest = len(start) + max(map(len, ends))
+                dropped.append((name, f"{longest} tokens, {len(start)} of them prompt; max_tokens is {self.max_tokens}"))
+                continue
+            kept.append(at)
+            prompts.append(start)
+            truncated += sum(len(end) > room for end in ends)
+            tokens.extend(end[:room] for end in ends)
+        return Encoded(with_tokens(take(batch, kept), prompts, tokens), dropped, truncated)
+
+    def group(self, name: str, prompt: Text, completions: list[Text]) -> tuple[list[int], list[list[int]]]:
+        """The tokens of one prompt and of each of its completions."""
+        before = self._prompt_text(name, prompt)
+        start = self._ids(before)
+        if isinstance(prompt, str):
+            # A tokenizer that opens every text with its begin token does so here; a template writes its own.
+            start = self._opening() + start
+        if not start:
+            raise UserError(Problem(name, "an empty prompt, and this tokenizer has no begin token to start from"))
+        return start, [self._completion(name, prompt, before, text) for text in completions]
+
+    def _completion(self, name: str, prompt: Text, before: str, completion: Text) -> list[int]:
+        whole = before + cast(str, completion) if isinstance(prompt, str) else self._whole_text(name, prompt, completion)
+        if not whole.startswith(before):
+            what = "the chat template rewrites the prompt once the answer is there, so the answer has no beginning"
+            raise UserError(Problem(name, what, "use a template that only appends, or plain text prompts"))
+        start, both = self._ids(before), self._ids(whole)
+        # Where a token would span the boundary, a generator could not have sampled it: encode the answer by itself.
+        ids = both[len(start) :] if both[: len(start)] == start else self._ids(whole[len(before) :])
+        end = cast(int, self.tokenizer.eos_token_id)
+        if end not in ids:
+            return [*ids, end]
+        return ids[: len(ids) - ids[::-1].index(end)]
+
+    def _prompt_text(self, name: str, prompt: Text) -> str:
+        return prompt if isinstance(prompt, str) else self._render(name, prompt, add_generation_prompt=True)
+
+    def _whole_text(self, name: str, prompt: list[Message], completion: Text) -> str:
+        turns: list[Message] = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        return self._render(name, [*prompt, *turns], add_generation_prompt=False)
+
+    def _render(self, name: str, messages: list[Message], **options: Any) -> str:
+        if self.tokenizer.chat_template is None:
+            mend = "use a chat model, or chat = false in [source] for plain text"
+            raise UserError(Problem(name, "chat messages, but this model's tokenizer has no chat template", mend))
+        return cast(str, self.tokenizer.apply_chat_template(cast(Any, messages), tokenize=False, **options))
+
+    def _ids(self, text: str) -> list[int]:
+        return cast("list[int]", self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _opening(self) -> list[int]:
+        begin = self.tokenizer.bos_token_id
+        first = cast("list[int]", self.tokenizer("a")["input_ids"])[:1]
+        return [begin] if first == [begin] else []
+
+
+def with_tokens(batch: Batch, prompts: list[list[int]], tokens: list[list[int]]) -> Batch:
+    """The batch with the tokens of its prompts, one list per group, and of its completions, one list per seq."""
+    prompt_tokens, prompt_group = _flat(prompts)
+    flat, seq = _flat(tokens)
+    return batch.put_all({PROMPT_TOKENS: prompt_tokens, PROMPT_GROUP: prompt_group, TOKENS: flat, SEQ: seq})
+
+
+def _flat(parts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """All tokens end to end, and which part each came from."""
+    flat = torch.tensor([token for part in parts for token in part], dtype=torch.int64)
+    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts], dtype=torch.int64))
+    return flat, owner

@@ -1,0 +1,80 @@
+"""Weights and tokenizer from wherever they are: a folder, the hub, or a GGUF file that is unpacked once and kept.
+
+A GGUF file takes ten seconds and more to unpack, so what comes out is kept as safetensors under the cache folder
+(TRUING_CACHE, else XDG_CACHE_HOME/truing, else ~/.cache/truing), named by the digest of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from truing.errors import Problem, UserError
+from truing.journal import write_whole
+from truing_model.paths import local_path
+from truing_model.plugin import CausalLm
+
+logging.disable_progress_bar()
+
+
+def load_tokenizer(spec: CausalLm, path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises UserError if there is none."""
+    place, options = _place(spec, path)
+    return _from(AutoTokenizer, place, options)
+
+
+def load_model(spec: CausalLm, path: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in evaluation mode, weights in `dtype`. Raises UserError if there is none."""
+    place, options = _place(spec, path)
+    return _from(AutoModelForCausalLM, place, {**options, "dtype": dtype}).eval()
+
+
+def _place(spec: CausalLm, path: str) -> tuple[str, dict[str, Any]]:
+    local = local_path(path)
+    if local is not None and local.suffix == ".gguf":
+        local = _unpacked(local)
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if local is None and spec.revision:
+        options["revision"] = spec.revision
+    return str(local or path), options
+
+
+def _from(kind: Any, place: str, options: dict[str, Any]) -> Any:
+    weights = {"use_safetensors": True} if kind is AutoModelForCausalLM else {}
+    try:
+        return kind.from_pretrained(place, **options, **weights)
+    except (OSError, ValueError) as error:
+        what = f"transformers cannot load it: {str(error).splitlines()[0]}"
+        raise UserError(Problem(place, what, "give a folder or hub id of a causal language model with safetensors")) from None
+
+
+def _unpacked(file: Path) -> Path:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    target = cache_folder() / "models" / f"{file.stem}-{digest}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, lambda folder: _unpack(file, folder))
+    return target
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    # Without dequantize the model counts as quantized: it can neither be trained nor saved.
+    plain = GgufConfig(dequantize=True)
+    where = {"gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, **where, quantization_config=plain, dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+
+
+def cache_folder() -> Path:
+    """Where unpacked models are kept between runs."""
+    if chosen := os.environ.get("TRUING_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truing"

@@ -1,0 +1,45 @@
+"""What the `path` of a model names. Imports nothing heavy: a recipe's check uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from truing.errors import did_you_mean
+from truing.stage import Fault
+
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def problems(path: str) -> Iterable[Fault]:
+    """What can be seen to be wrong with a path without loading anything."""
+    if path.startswith("@"):
+        return
+    local = local_path(path)
+    if path.startswith("pkg:") and local is None:
+        package = path.removeprefix("pkg:").partition("/")[0]
+        yield Fault("path", f'the package "{package}" is not installed', f"pip install {package.replace('_', '-')}")
+    elif local is None:
+        if not _HUB.fullmatch(path):
+            yield Fault("path", f'"{path}" is no folder here and no hub id', "hub ids look like organisation/model")
+    elif not local.exists():
+        beside = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
+        yield Fault("path", f"no {local}", did_you_mean(local.name, beside))
+    elif local.is_dir() and not (local / "config.json").exists():
+        yield Fault("path", f"{local} holds no model: it has no config.json", "name a folder that save_pretrained wrote")
+    elif local.is_file() and local.suffix != ".gguf":
+        yield Fault("path", f"{local} is no model", "name a folder that save_pretrained wrote, or a .gguf file")
+
+
+def local_path(path: str) -> Path | None:
+    """The file or folder a path names, whether it is there or not; None for a hub id and for a package not installed."""
+    if path.startswith("pkg:"):
+        package, _, inside = path.removeprefix("pkg:").partition("/")
+        found = find_spec(package)
+        places = list(found.submodule_search_locations or []) if found else []
+        return Path(places[0]) / inside if places else None
+    place = Path(path).expanduser()
+    looks_local = path.startswith((".", "/", "~")) or path.endswith(".gguf") or place.exists() or path.count("/") > 1
+    return place.absolute() if looks_local else None

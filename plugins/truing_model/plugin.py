@@ -1,0 +1,114 @@
+"""The menu of models and optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from truing.check import PHASE_MODEL
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LOGPROBS,
+    LOGPROBS_REF,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    PROMPTS,
+    SEQ,
+    TOKENS,
+    Fields,
+    fields,
+)
+from truing.plugins import hookimpl
+from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec
+from truing_model import paths
+
+
+class CausalLm(ModelSpec, frozen=True, kw_only=True):
+    """A causal language model, learning with all its weights or through LoRA (arXiv:2106.09685).
+
+    A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
+    architecture allows it; only positions that predict a completion token reach the vocabulary. The reference of
+    `logprobs_ref` is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy is held.
+    """
+
+    name: ClassVar[str] = "causal-lm"
+    target: ClassVar[str] = "truing_model.causal:CausalLm"
+
+    path: Annotated[
+        str,
+        Meta(
+            description="a folder, a hub id, a .gguf file, pkg:PACKAGE/FILE inside an installed package, or @PHASE for the "
+            "model an earlier phase made",
+            extra=PHASE_MODEL,
+        ),
+    ]
+    revision: Annotated[str, Meta(description='branch, tag or commit of a hub id; "" is its default branch')] = ""
+    trust_remote_code: Annotated[bool, Meta(description="run code that comes with the model: only if you have read it")] = False
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
+    ] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")] = "auto"
+    max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
+    overlong: Annotated[
+        Literal["drop", "truncate"],
+        Meta(description="what becomes of a longer one: its group is dropped, or its completion is cut; counted either way"),
+    ] = "drop"
+    micro_tokens: Annotated[
+        int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")
+    ] = 0
+    layout: Annotated[
+        Literal["auto", "shared", "plain"],
+        Meta(description="shared: prompts computed once, rows packed; plain: one completion at a time; auto: shared if it is exact"),
+    ] = "auto"
+    gradient_checkpointing: Annotated[bool, Meta(description="less memory for a third more time")] = False
+    lora_rank: Annotated[int, Meta(ge=0, description="rank of the LoRA matrices; 0: train all weights")] = 0
+    lora_alpha: Annotated[float, Meta(gt=0, description="LoRA scale: the update is multiplied by alpha / rank")] = 32.0
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout before the LoRA matrices")] = 0.0
+    lora_targets: Annotated[
+        list[str], Meta(description="names of the modules that get LoRA; empty: every linear layer but the head")
+    ] = []
+
+    def requires(self) -> Fields:
+        return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+
+    def provides(self) -> Fields:
+        return fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, LOGPROBS, LOGPROBS_REF)
+
+    def problems(self) -> Iterable[Fault]:
+        yield from paths.problems(self.path)
+        if not self.lora_rank:
+            for option in ("lora_dropout", "lora_targets"):
+                if getattr(self, option):
+                    yield Fault(option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16")
+
+
+class AdamW(OptimizerSpec, frozen=True, kw_only=True):
+    """AdamW (arXiv:1711.05101) with a warm-up, a schedule and a limit on the norm of a step's gradient.
+
+    Weight decay is for matrices alone, not for norms and biases.
+    """
+
+    name: ClassVar[str] = "adamw"
+    target: ClassVar[str] = "truing_model.optimizer:AdamW"
+
+    lr: Annotated[float, Meta(ge=0, description="highest learning rate; with LoRA ten times what full training takes")] = 1e-5
+    weight_decay: Annotated[float, Meta(ge=0, description="decay of matrices per unit of learning rate")] = 0.0
+    beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of squared gradients")] = 0.999
+    epsilon: Annotated[float, Meta(gt=0, description="added to the root of the squared gradients' mean")] = 1e-8
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Meta(description="how the learning rate falls after the warm-up")
+    ] = "cosine"
+    warmup: Annotated[float, Meta(ge=0, le=1, description="share of the steps in which the learning rate rises")] = 0.05
+    clip: Annotated[float, Meta(ge=0, description="largest norm of a step's gradient; 0: no limit")] = 1.0
+
+
+@hookimpl
+def truing_specs() -> list[type[AnySpec]]:
+    """Models and optimizers."""
+    return [CausalLm, AdamW]

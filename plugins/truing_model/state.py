@@ -1,0 +1,70 @@
+"""Checkpoints without pickle: tensors in safetensors, everything else in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+_RANDOM = "random/"
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, version: int) -> None:
+    """Write trainable weights, optimizer, schedule and random state into a folder."""
+    save_file({name: value.detach().contiguous() for name, value in trainable(model).items()}, folder / "weights.safetensors")
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            where = tensors if isinstance(value, Tensor) else numbers
+            where[f"{index}.{slot}"] = value
+    tensors |= {f"{_RANDOM}{name}": value for name, value in _random_state().items()}
+    save_file(tensors, folder / "optimizer.safetensors")
+    plain = {"groups": state["param_groups"], "numbers": numbers, "scheduler": scheduler.state_dict(), "version": version}
+    (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> int:
+    """Put everything back in place; returns the version."""
+    weights = load_file(folder / "weights.safetensors")
+    with torch.no_grad():
+        for name, value in trainable(model).items():
+            value.copy_(weights[name])
+    plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "optimizer.safetensors")
+    random = {name.removeprefix(_RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(_RANDOM)}
+    slots: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **plain["numbers"]}.items():
+        index, _, slot = key.partition(".")
+        slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": plain["groups"]})
+    scheduler.load_state_dict(plain["scheduler"])
+    _set_random_state(random)
+    return int(plain["version"])
+
+
+def trainable(model: nn.Module) -> Mapping[str, nn.Parameter]:
+    """The parameters that learn, by name; tied ones once."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _random_state() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _set_random_state(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    for name, state in states.items():
+        if name != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))

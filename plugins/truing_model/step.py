@@ -1,0 +1,85 @@
+"""From a loss to a gradient: every term over its own count of the whole step, and every term's share seen.
+
+The loss is evaluated on copies of the forward pass's outputs, so each term's gradient with respect to them costs next to
+nothing. Their sum goes back through the network once. The share of a term is the norm of its own gradient at the outputs:
+a configured term that does nothing shows as 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from truing.fields import Batch, Field
+from truing.stage import Loss, LossValue, Term
+from truing_tensor.groups import count
+
+Counts = Mapping[str, int]
+
+
+def counts_of(batch: Batch) -> Counts:
+    """How many tokens, completions, pairs, groups and reasoning steps a whole step has: the denominators of its terms."""
+    return {dim: count(batch, dim) for dim in ("token", "seq", "pair", "group", "step")}
+
+
+@dataclass
+class StepSums:
+    """What the micro-batches of one step add up to."""
+
+    counts: Counts
+    terms: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    metrics: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    shares: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+
+    def gradient(self, loss: Loss, batch: Batch, outputs: Batch) -> dict[Field[Tensor], Tensor]:
+        """The gradient of the step's loss with respect to each output, and add this micro-batch to the sums."""
+        leaves = {key: value.detach().float().requires_grad_() for key, value in outputs.items()}
+        value = loss(batch.put_all(leaves))
+        self._add(value)
+        totals = {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
+        for name, term in value.terms.items():
+            if not term.total.requires_grad:
+                continue
+            scaled = term.weight * term.total / self.denominator(term)
+            found = torch.autograd.grad(scaled, list(leaves.values()), retain_graph=True, allow_unused=True)
+            for total, gradient in zip(totals.values(), found, strict=True):
+                if gradient is not None:
+                    total += gradient
+                    self.shares[name] += float(gradient.square().sum())
+        return totals
+
+    def look(self, loss: Loss, batch: Batch, outputs: Batch) -> None:
+        """Add a micro-batch to the sums without asking for gradients."""
+        self._add(loss(batch.put_all({key: value.float() for key, value in outputs.items()})))
+
+    def denominator(self, term: Term) -> float:
+        """What a term is a mean over, for the whole step."""
+        return max(float(self.counts[term.per]) if isinstance(term.per, str) else term.per, 1e-30)
+
+    def report(self) -> dict[str, float]:
+        """The step's loss, its terms and metrics; terms apart and with their shares only where there are several."""
+        found = {"loss": sum(self.terms.values()), **self.metrics}
+        if len(self.terms) > 1:
+            found |= {f"loss/{name}": value for name, value in self.terms.items()}
+            found |= {f"gradient/{name}": self.shares[name] ** 0.5 for name in self.terms}
+        return found
+
+    def _add(self, value: LossValue) -> None:
+        for name, term in value.terms.items():
+            self.terms[name] += term.weight * float(term.total.detach()) / self.denominator(term)
+        for name, term in value.metrics.items():
+            self.metrics[name] += term.weight * float(term.total.detach()) / self.denominator(term)
+
+
+def surrogate(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
+    """A number whose gradient through the network is the gradient of the loss."""
+    return torch.stack([*_products(outputs, gradients)]).sum()
+
+
+def _products(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Iterator[Tensor]:
+    for key, gradient in gradients.items():
+        yield (outputs[key] * gradient).sum()
