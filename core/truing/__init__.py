@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truing.bus import Bus as Bus
-    from truing.errors import Problem as Problem, RunFailed as RunFailed, TruingError as TruingError, UserError as UserError
+    from truing.errors import (
+        Problem as Problem,
+        RunFailed as RunFailed,
+        TruingError as TruingError,
+        UserError as UserError,
+    )
     from truing.events import Event as Event
     from truing.fields import Batch as Batch, Field as Field, Fields as Fields, Group as Group
     from truing.plugins import discover as discover, hookimpl as hookimpl

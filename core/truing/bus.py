@@ -1,7 +1,7 @@
 """Two roads: work is sent, events are published.
 
-Work goes over bounded channels: ordered, typed, with backpressure, ended by closing and never by a sentinel. Events go to
-subscribers: publishing never waits, and a slow or broken subscriber costs the run nothing.
+Work goes over bounded channels: ordered, typed, with backpressure, ended by closing and never by a sentinel. Events
+go to subscribers: publishing never waits, and a slow or broken subscriber costs the run nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -37,11 +37,11 @@ class Bus:
         self._subscribers: list[tuple[tuple[type[Event], ...], MemoryObjectSendStream[Any]]] = []
 
     def publish(self, event: Event) -> None:
-        """Stamp an event and hand it to everyone who asked for its kind. Never waits; other threads of the run may call it."""
+        """Stamp an event and hand it to all who asked for its kind. Never waits; worker threads may call it."""
         if threading.get_ident() != self._owner:
             anyio.from_thread.run_sync(self.publish, event)
             return
-        stamped = cast(Event, msgspec.structs.replace(event, number=self._number, time=time.time()))
+        stamped = msgspec.structs.replace(event, number=self._number, time=time.time())
         self._number += 1
         self._keep(stamped)
         for kinds, stream in list(self._subscribers):
@@ -49,6 +49,7 @@ class Bus:
                 try:
                     stream.send_nowait(stamped)
                 except anyio.BrokenResourceError:
+                    stream.close()
                     self._subscribers.remove((kinds, stream))
 
     def subscribe(self, kind: type[E], *more: type[E]) -> MemoryObjectReceiveStream[E]:

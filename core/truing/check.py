@@ -1,4 +1,6 @@
-"""Does the recipe fit together? Folds what each stage needs and adds along the way of a batch, before anything is built.
+"""Does the recipe fit together?
+
+Folds what each stage needs and adds along the way of a batch, before anything is built.
 
     source -> encode -> (generator -> scorer -> advantage) -> model -> loss
 """
@@ -24,9 +26,10 @@ _NEEDED = ("source", "model", "optimizer", "loss")
 _MENDS = {
     "source": "a phase learns from a [source] of groups",
     "model": "a phase needs the [model] that learns",
-    "optimizer": "say how it learns: [optimizer] with use = \"adamw\"",
-    "loss": "say what it learns: [loss] with use = \"sft\", for example",
+    "optimizer": 'say how it learns: [optimizer] with use = "adamw"',
+    "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
+
 
 def check(
     recipe: Recipe, document: Document, registry: Registry, broken: Collection[tuple[str | int, ...]]
@@ -43,12 +46,14 @@ def check(
     for index, spec in enumerate(recipe.observers):
         yield from _options(spec, ("observer", index), document, [])
 
+
 def wanted(phase: Phase) -> Fields:
     """The fields that some stage of a phase needs: what its model must be able to give."""
     needs = fields()
     for _, spec in phase.parts():
         needs |= spec.requires()
     return needs
+
 
 def _tables(phase: Phase, document: Document) -> Iterator[Problem]:
     present: Any = document.values
@@ -58,6 +63,7 @@ def _tables(phase: Phase, document: Document) -> Iterator[Problem]:
         if table not in present:
             header = ".".join(phase.table(table))
             yield Problem(document.where(*phase.table()), f"no [{header}] in this recipe", _MENDS[table])
+
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     loop = phase.loop
@@ -69,9 +75,16 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
         yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
-        yield Problem(where, "loop.evaluate_every has nothing to look at", "add a [holdout], a source that is kept out of training")
+        yield Problem(
+            where,
+            "loop.evaluate_every has nothing to look at",
+            "add a [holdout], a source that is kept out of training",
+        )
 
-def _options(spec: AnySpec, path: tuple[str | int, ...], document: Document, earlier: Collection[str]) -> Iterator[Problem]:
+
+def _options(
+    spec: AnySpec, path: tuple[str | int, ...], document: Document, earlier: Collection[str]
+) -> Iterator[Problem]:
     for fault in spec.problems():
         yield Problem(document.where(*path, fault.option), fault.what, fault.mend)
     for option, hint in get_type_hints(type(spec), include_extras=True).items():
@@ -80,10 +93,12 @@ def _options(spec: AnySpec, path: tuple[str | int, ...], document: Document, ear
             mend = did_you_mean(value[1:], earlier) if earlier else "no phase comes before this one"
             yield Problem(document.where(*path, option), f'no earlier phase called "{value[1:]}" makes a model', mend)
 
+
 def _accepts_a_phase(hint: Any) -> bool:
     if get_origin(hint) is not Annotated:
         return False
     return any(isinstance(note, msgspec.Meta) and (note.extra or {}) == PHASE_MODEL for note in get_args(hint)[1:])
+
 
 def _contract(
     phase: Phase, document: Document, registry: Registry, broken: Collection[tuple[str | int, ...]]
@@ -104,11 +119,18 @@ def _contract(
             for need in sorted(spec.requires() - have, key=lambda field: field.name):
                 what = f'{table} "{spec.name}" needs {need}, and no earlier stage provides it'
                 if first == "holdout" and need in (phase.source.provides() if phase.source else ()):
-                    yield Problem(document.where(*phase.table(first)), f"{what} from [holdout]", "map the same columns as in [source]")
+                    yield Problem(
+                        document.where(*phase.table(first)),
+                        f"{what} from [holdout]",
+                        "map the same columns as in [source]",
+                    )
                 elif first == "source" or phase.source is None:
                     mend = "\n".join(registry.providers(need))
-                    yield Problem(document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table))))
+                    yield Problem(
+                        document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table)))
+                    )
             have |= spec.provides()
+
 
 def _indented(text: str, where: str) -> str:
     return text.replace("\n", "\n" + " " * (len(where) + 2))

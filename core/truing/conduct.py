@@ -1,7 +1,7 @@
 """Conducts a run: folder, journal, observers, and the phases one after another.
 
-Components do not know of each other; they are built here and handed to a loop. Observers must open before the first phase;
-an observer that raises later is reported and left out, and training goes on.
+Components do not know of each other; they are built here and handed to a loop. Observers must open before the first
+phase; an observer that raises later is reported and left out, and training goes on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ def versions(plugins: Plugins) -> dict[str, str]:
 
 
 async def conduct(
-    recipe: Recipe, journal: Journal, plugins: Plugins, stop: Stop, extra: Sequence[Observer] = (), resumed: bool = False
+    recipe: Recipe,
+    journal: Journal,
+    plugins: Plugins,
+    stop: Stop,
+    extra: Sequence[Observer] = (),
+    resumed: bool = False,
 ) -> str:
     """Run a recipe to its end and say how it ended: `finished` or `interrupted`.
 
@@ -93,11 +98,15 @@ def _reason(error: BaseException) -> str:
 
 
 async def track(recipe: Recipe, journal: Journal) -> None:
-    """Open and close the observers that send events elsewhere: each sends what has not arrived yet. Raises UserError."""
+    """Open and close the observers that send events elsewhere, so that each sends what is missing. Raises UserError."""
     run = Run(recipe.name, journal.folder, recipe.seed, Bus(), resumed=True)
     remote = [spec.build(run) for spec in recipe.observers if spec.remote]
     if not remote:
-        raise UserError(Problem(str(journal.folder), "no observer of this run sends events anywhere", 'add [[observer]] use = "mlflow"'))
+        raise UserError(
+            Problem(
+                str(journal.folder), "no observer of this run sends events anywhere", 'add [[observer]] use = "mlflow"'
+            )
+        )
     for observer in remote:
         await observer.open()
         await observer.close()
@@ -124,13 +133,21 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
 
 async def _export(model: Model, folder: PhaseFolder, run: Run) -> None:
     facts: dict[str, Any] = {}
-    await run.on_device(write_whole, folder.model, lambda path: facts.update(model.export(path)))
+
+    def write(path: Path) -> None:
+        facts.update(model.export(path))
+
+    await run.on_device(write_whole, folder.model, write)
     run.bus.publish(ModelSaved(phase=run.phase, path=str(folder.model.resolve()), facts=facts))
     folder.forget()
 
 
 def _build(phase: Phase, run: Run) -> Parts:
-    assert phase.source and phase.model and phase.optimizer and phase.loss, "check() lets no phase through without these"
+    # check() lets no phase through without these four.
+    assert phase.source
+    assert phase.model
+    assert phase.optimizer
+    assert phase.loss
     return Parts(
         source=phase.source.build(run),
         model=phase.model.build(run),
@@ -153,12 +170,13 @@ def _declared(loss: Loss, needs: Fields) -> Loss:
 
 def _flat(phase: Phase) -> dict[str, Any]:
     tables = Recipe("", 0, [phase], []).resolved()
-    inner = cast("dict[str, dict[str, Any]]", tables["phase"][phase.name] if phase.name else tables)
-    return {f"{key}.{name}": value for key, table in inner.items() if isinstance(table, dict) for name, value in table.items()}
+    inner: dict[str, Any] = tables["phase"][phase.name] if phase.name else tables
+    named = {key: cast("dict[str, Any]", table) for key, table in inner.items() if isinstance(table, dict)}
+    return {f"{key}.{name}": value for key, table in named.items() for name, value in table.items()}
 
 
 async def _open_observers(recipe: Recipe, run: Run, extra: Sequence[Observer]) -> list[Observer]:
-    """The recipe's observers, all of them open, and the extra ones. One that does not open ends the run before it begins."""
+    """The recipe's observers, and the extra ones opened too. One that does not open ends the run before it begins."""
     observers = [spec.build(run) for spec in recipe.observers]
     opened: list[Observer] = []
     for observer in [*extra, *observers]:
@@ -193,12 +211,12 @@ def _started(recipe: Recipe, journal: Journal, plugins: Plugins, resumed: bool) 
         digest=recipe.digest(),
         phases=[phase.name for phase in recipe.phases],
         versions=versions(plugins),
-        commit=_commit(journal.folder),
+        commit=_commit(),
         resumed=resumed,
     )
 
 
-def _commit(folder: Path) -> str:
+def _commit() -> str:
     """The git commit of the folder the run was started in, "" outside of a repository."""
     try:
         asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)

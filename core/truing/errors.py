@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RunFailed(TruingError):
 def first_cause(error: BaseException) -> BaseException:
     """What went wrong first, out of the groups that task groups wrap it in."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast(BaseExceptionGroup[BaseException], error).exceptions[0]
     return error
 
 

@@ -6,6 +6,7 @@ journal without that plugin skips them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -112,12 +113,16 @@ def _kinds(of: type[Event]) -> Iterable[type[Event]]:
 
 
 def encode(event: Event) -> bytes:
-    """One line of JSON, without its newline."""
-    return msgspec.json.encode(event)
+    """One line of JSON, without its newline. JSON has no NaN: a metric that is one is spelled `"nan"`."""
+    metrics: Mapping[str, float] = getattr(event, "metrics", {})
+    if all(map(math.isfinite, metrics.values())):
+        return msgspec.json.encode(event)
+    spelled = {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()}
+    return msgspec.json.encode({**msgspec.to_builtins(event), "metrics": spelled})
 
 
 def decode(line: bytes) -> Event | None:
     """The event of one line, or None if its kind is not known here. Raises msgspec.DecodeError on a torn line."""
     tag = msgspec.json.decode(line, type=Mapping[str, Any]).get("type")
     known = {kind.__name__: kind for kind in _kinds(Event)}
-    return msgspec.json.decode(line, type=known[tag]) if tag in known else None
+    return msgspec.json.decode(line, type=known[tag], strict=False) if tag in known else None

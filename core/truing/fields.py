@@ -10,8 +10,8 @@ G rollouts). On a batch every field is flat: no padding, no masks. `dims` says a
     pair          one per comparison; `CHOSEN` and `REJECTED` say which completions
     step          one per reasoning step; `STEP_SEQ` says of which completion
 
-A field whose values are positions along another dim says so with `into`, so a batch can be cut and joined by anybody who
-knows only this table (`truing_tensor.groups`).
+A field whose values are positions along another dim says so with `into`, so a batch can be cut and joined by anybody
+who knows only this table (`truing_tensor.groups`).
 """
 
 from __future__ import annotations

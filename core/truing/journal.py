@@ -10,6 +10,7 @@ A folder is written under another name, synced, and renamed: it is whole or it i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -39,11 +40,13 @@ class RunFile(msgspec.Struct, kw_only=True, frozen=True):
     host: str
     digest: str
     versions: dict[str, str]
-    about: str = "A run of truing. `truing resume` on this folder goes on where it stopped; events.jsonl tells what happened."
+    about: str = (
+        "A run of truing. `truing resume` on this folder goes on where it stopped; events.jsonl tells what happened."
+    )
 
 
 class Position(msgspec.Struct, kw_only=True, frozen=True):
-    """Where in its data a phase stood when a checkpoint was taken: batches taken in this epoch, groups dropped so far."""
+    """Where in its data a phase stood at a checkpoint: batches taken in this epoch, groups dropped so far."""
 
     step: int
     epoch: int
@@ -71,12 +74,13 @@ class Journal:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise UserError(Problem(str(root), f"cannot keep a run here: {error.strerror}", "choose another place with --folder")) from None
+                what = f"cannot keep a run here: {error.strerror}"
+                raise UserError(Problem(str(root), what, "choose another place with --folder")) from None
         else:
             raise UserError(Problem(str(root), "a hundred runs began here this second"))
         journal = cls(folder)
-        (folder / "recipe.toml").write_text(recipe.text, encoding="utf-8")
-        (folder / "resolved.toml").write_bytes(msgspec.toml.encode(recipe.resolved()))
+        journal._put("recipe.toml", recipe.text.encode())
+        journal._put("resolved.toml", msgspec.toml.encode(recipe.resolved()))
         journal.write(_run_file(recipe, versions))
         return journal
 
@@ -85,20 +89,24 @@ class Journal:
         try:
             return msgspec.json.decode((self.folder / "run.json").read_bytes(), type=RunFile)
         except (OSError, msgspec.DecodeError):
-            raise UserError(Problem(str(self.folder), "this is no run folder", "name a folder that `truing run` made")) from None
+            raise UserError(
+                Problem(str(self.folder), "this is no run folder", "name a folder that `truing run` made")
+            ) from None
 
     def write(self, run: RunFile) -> None:
-        """Replace run.json, whole."""
-        waiting = self.folder / "run.json.new"
-        waiting.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2))
-        waiting.replace(self.folder / "run.json")
+        """Replace run.json, whole. Raises RunFailed when the disk does not take it."""
+        self._put("run.json", msgspec.json.format(msgspec.json.encode(run), indent=2))
 
     def mark(self, status: str, reason: str = "") -> None:
         """Set the status of the run, and make this process its owner."""
-        self.write(msgspec.structs.replace(self.read(), status=status, reason=reason, pid=os.getpid(), host=socket.gethostname()))
+        self.write(
+            msgspec.structs.replace(
+                self.read(), status=status, reason=reason, pid=os.getpid(), host=socket.gethostname()
+            )
+        )
 
     def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
-        """Line numbers and events from line `start` on. A line torn by a crash, and kinds not known here, are left out."""
+        """Line numbers and events from line `start` on, but lines torn by a crash and kinds not known here."""
         if not self._events.exists():
             return
         with self._events.open("rb") as lines:
@@ -116,7 +124,9 @@ class Journal:
         """Append one event. Raises RunFailed when the disk does not take it."""
         try:
             with self._events.open("ab", buffering=0) as file:
-                file.write(events.encode(event) + b"\n")
+                line = events.encode(event) + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise RunFailed(f"cannot write {self._events}: {error.strerror}") from None
 
@@ -133,6 +143,14 @@ class Journal:
     def phase(self, name: str) -> PhaseFolder:
         """The folder of one phase."""
         return PhaseFolder(self.folder / name)
+
+    def _put(self, name: str, content: bytes) -> None:
+        waiting = self.folder / f"{name}.new"
+        try:
+            waiting.write_bytes(content)
+            waiting.replace(self.folder / name)
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror}") from None
 
 
 class PhaseFolder:
@@ -166,22 +184,27 @@ class PhaseFolder:
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        return sorted(self._checkpoints.glob("step-??????*[0-9]"))
+        found = [path for path in self._checkpoints.glob("step-*") if path.name[5:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
-    """Fill a folder under another name, sync every file, and rename it into place."""
+    """Fill a folder under another name, sync every file, and rename it into place. Raises RunFailed on a full disk."""
     waiting = target.with_name(target.name + ".part")
     shutil.rmtree(waiting, ignore_errors=True)
-    waiting.mkdir(parents=True)
-    write(waiting)
-    for path in [*waiting.rglob("*"), waiting]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    if target.exists():
-        shutil.rmtree(target)
-    waiting.rename(target)
+    try:
+        waiting.mkdir(parents=True)
+        write(waiting)
+        for path in [*waiting.rglob("*"), waiting]:
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        if target.exists():
+            shutil.rmtree(target)
+        waiting.rename(target)
+    except OSError as error:
+        shutil.rmtree(waiting, ignore_errors=True)
+        raise RunFailed(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 

@@ -105,7 +105,7 @@ async def _feed(
     step, dropped, truncated = start.step, start.dropped, start.truncated
     async with send:
         epoch = start.epoch
-        while loop.steps or epoch < (loop.epochs or 1):
+        while step < steps and (loop.steps or epoch < (loop.epochs or 1)):
             before, taken = step, 0
             async for raw in parts.source.batches(loop.batch, epoch):
                 taken += 1
@@ -155,7 +155,9 @@ async def _holdout(parts: Parts, run: Run) -> Batch | None:
     async for raw in parts.holdout.batches(info.groups, 0):
         encoded = parts.model.encode(raw)
         if encoded.dropped:
-            what = f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"
+            what = (
+                f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"
+            )
             run.bus.publish(Notice(phase=run.phase, text=what))
         if not encoded.batch[IDS]:
             raise RunFailed(f"every group of the holdout {info.origin} was dropped: {encoded.dropped[0][1]}")

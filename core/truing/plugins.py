@@ -66,7 +66,7 @@ class Plugins:
 
 def discover(block: Collection[str] = ()) -> Plugins:
     """Load every plugin but the blocked ones; TRUING_BLOCK names more of them, separated by commas."""
-    blocked = {*block, *filter(None, os.environ.get("TRUING_BLOCK", "").split(","))}
+    blocked = {*block, *filter(None, map(str.strip, os.environ.get("TRUING_BLOCK", "").split(",")))}
     registry, loaded, recipes = Registry(), list[Loaded](), list[Path]()
     entries = sorted(entry_points(group=GROUP), key=_strangers_last)
     if unknown := blocked - {entry.name for entry in entries}:
@@ -90,10 +90,9 @@ def _load(entry: EntryPoint, registry: Registry, recipes: list[Path]) -> Loaded:
         manager.check_pending()
         for brought in cast("list[list[type[AnySpec]]]", manager.hook.truing_specs()):
             specs.extend(brought)
-        for spec in specs:
-            registry.add(spec, entry.name)
-        for folders in cast("list[list[Path]]", manager.hook.truing_recipes()):
-            recipes.extend(folders)
+        shipped = [path for paths in cast("list[list[Path]]", manager.hook.truing_recipes()) for path in paths]
+        registry.add_all(specs, entry.name)
+        recipes.extend(shipped)
     except UserError as refused:
         return Loaded(entry.name, package, version, time.perf_counter() - start, 0, refused.problems[0].what)
     except Exception as broken:  # a stranger's module may raise anything; its failure is data for `truing plugins`

@@ -1,10 +1,10 @@
 """TOML to a Recipe: one flat file, overrides from the command line, one phase or several, every problem at once.
 
-    name = "..."            what the run is called
-    seed = 0
-    [[observer]] use = ...  who watches
-    [source] [holdout] [model] [optimizer] [loss] [loop] ...      one phase, or
-    [phase.sft.source] ... [phase.dpo.source] ...                 several, run in the order of the file
+name = "..."            what the run is called
+seed = 0
+[[observer]] use = ...  who watches
+[source] [holdout] [model] [optimizer] [loss] [loop] ...      one phase, or
+[phase.sft.source] ... [phase.dpo.source] ...                 several, run in the order of the file
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a phase trains, and when it looks up."""
 
-    batch: Annotated[int, Meta(ge=1, description="groups per optimizer step; a group is a prompt with its completions")] = 8
+    batch: Annotated[
+        int, Meta(ge=1, description="groups per optimizer step; a group is a prompt with its completions")
+    ] = 8
     steps: Annotated[int | None, Meta(description="optimizer steps; instead of `epochs`")] = None
     epochs: Annotated[int | None, Meta(description="passes over the source; 1 when neither is given")] = None
-    evaluate_every: Annotated[int, Meta(ge=0, description="steps between looks at the holdout; 0: only before and after")] = 0
+    evaluate_every: Annotated[
+        int, Meta(ge=0, description="steps between looks at the holdout; 0: only before and after")
+    ] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only when interrupted")] = 0
     keep: Annotated[int, Meta(ge=1, description="how many checkpoints to keep, the newest")] = 2
 
@@ -88,13 +92,14 @@ class Recipe:
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain values, every default written out."""
         phases = {phase.name: _plain_phase(phase) for phase in self.phases}
-        body = phases[""] if "" in phases else {"phase": phases}
+        body = phases.get("", {"phase": phases})
         observers = [plain(spec) for spec in self.observers]
         return {"name": self.name, "seed": self.seed, **({"observer": observers} if observers else {}), **body}
 
     def digest(self) -> str:
-        """A short name for exactly this recipe."""
-        return hashlib.sha256(msgspec.json.encode(self.resolved(), order="deterministic")).hexdigest()[:16]
+        """A short name for exactly this recipe, the order of its phases included."""
+        order = [phase.name for phase in self.phases]
+        return hashlib.sha256(msgspec.json.encode([order, self.resolved()], order="deterministic")).hexdigest()[:16]
 
 
 TABLES: Mapping[str, type[AnySpec]] = {
@@ -125,7 +130,7 @@ def load(path: Path, plugins: Plugins, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read(text: str, name: str, plugins: Plugins, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its text; problems are said to stand in the file `name`. Raises UserError with every problem found."""
+    """A recipe from its text; problems are said to stand in the file `name`. Raises UserError with all of them."""
     from truing.check import check
 
     document = toml.parse(text, name)
@@ -136,7 +141,7 @@ def read(text: str, name: str, plugins: Plugins, overrides: Sequence[str] = ()) 
     recipe = reader.recipe(Path(name).stem, text)
     problems.extend(check(recipe, document, plugins.registry, reader.broken))
     if problems:
-        raise UserError(sorted(set(problems), key=_place))
+        raise UserError(sorted(dict.fromkeys(problems), key=_place))
     return recipe
 
 
@@ -161,8 +166,14 @@ class _Reader:
         known = {*_TOP, "observer", *(("phase",) if phased else (*TABLES, "loop"))}
         for key in values:
             if key not in known:
-                mend = "a recipe with phases keeps its tables inside them" if phased and key in {*TABLES, "loop"} else ""
-                self.say((key,), f"no table [{key}] in a recipe" if isinstance(values[key], dict) else f'a recipe has no "{key}"', mend or did_you_mean(key, known | {"phase"}))
+                mend = (
+                    "a recipe with phases keeps its tables inside them" if phased and key in {*TABLES, "loop"} else ""
+                )
+                self.say(
+                    (key,),
+                    f"no table [{key}] in a recipe" if isinstance(values[key], dict) else f'a recipe has no "{key}"',
+                    mend or did_you_mean(key, known | {"phase"}),
+                )
         head = {key: self.value(kind, values[key], (key,)) for key, kind in _TOP.items() if key in values}
         name = head.get("name") or stem
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
@@ -181,7 +192,7 @@ class _Reader:
                 self.say(path, f'"{name}" is no phase', "a phase is a table named in small letters, digits, - and _")
                 continue
             known = {*TABLES, "loop"}
-            for key in set(cast("dict[str, Any]", inner)) - known:
+            for key in [key for key in cast("dict[str, Any]", inner) if key not in known]:
                 self.say((*path, key), f"no table [phase.{name}.{key}] in a recipe", did_you_mean(key, known))
             found.append(self.phase(name, cast("dict[str, Any]", inner), path))
         return found
@@ -195,17 +206,25 @@ class _Reader:
         if not isinstance(tables, list):
             self.say(("observer",), "observers are a list", "write each as [[observer]]")
             return []
-        made = [self.component(ObserverSpec, table, ("observer", index)) for index, table in enumerate(cast("list[Any]", tables))]
+        made = [
+            self.component(ObserverSpec, table, ("observer", index))
+            for index, table in enumerate(cast("list[Any]", tables))
+        ]
         return [cast(ObserverSpec, spec) for spec in made if spec is not None]
 
     def component(self, kind: type[AnySpec], table: Any, path: tuple[str | int, ...]) -> AnySpec | None:
         options = self.table(table, path)
+        if not isinstance(table, dict):
+            self.broken.add(path)
+            return None
         use = options.pop("use", None)
         where = self.document.where(*path, "use")
         try:
             if not isinstance(use, str):
                 known = f"known here: {', '.join(self.plugins.registry.shelf(kind.kind))}"
-                raise UserError(Problem(where, f"{_header(path)} must say which {kind.kind} to use", f'write use = "name"; {known}'))
+                raise UserError(
+                    Problem(where, f"{_header(path)} must say which {kind.kind} to use", f'write use = "name"; {known}')
+                )
             spec = self.plugins.registry.get(kind, use, where)
         except UserError as error:
             first = error.problems[0]

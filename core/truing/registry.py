@@ -34,6 +34,16 @@ class Registry:
         self._shelves[spec.kind][spec.name] = spec
         self._plugin_of[spec] = plugin
 
+    def add_all(self, specs: Iterable[type[AnySpec]], plugin: str) -> None:
+        """Put all that a plugin brings on the shelves, or nothing of it. Raises UserError."""
+        before = {kind: dict(shelf) for kind, shelf in self._shelves.items()}
+        try:
+            for spec in specs:
+                self.add(spec, plugin)
+        except BaseException:
+            self._shelves = before
+            raise
+
     def get(self, kind: type[S], name: str, where: str = "") -> type[S]:
         """The spec of this kind and name. Raises UserError, with the closest name, at `where`."""
         found = self._shelves[kind.kind].get(name)
@@ -96,7 +106,11 @@ def type_name(hint: Any) -> str:
     if origin is None:
         return getattr(hint, "__name__", str(hint))
     inner = [type_name(argument) for argument in get_args(hint)]
-    return f"{origin.__name__}[{', '.join(inner)}]" if isinstance(origin, type) and origin.__name__ not in _UNIONS else " | ".join(inner)
+    return (
+        f"{origin.__name__}[{', '.join(inner)}]"
+        if isinstance(origin, type) and origin.__name__ not in _UNIONS
+        else " | ".join(inner)
+    )
 
 
 _UNIONS = ("UnionType", "Union")

@@ -43,8 +43,9 @@ class Stopped(Exception):
 class Run:
     """One run of one recipe, as a component sees it.
 
-    folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage of the
-    phase needs, so that a model knows, for example, whether to hold a reference. stop: asks every stage to let go.
+    folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage
+    of the phase needs, so that a model knows, for example, whether to hold a reference. stop: asks every stage to let
+    go.
     """
 
     name: str

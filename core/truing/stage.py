@@ -73,8 +73,8 @@ class AdvantageEstimator(Protocol):
 class Term(NamedTuple):
     """A sum and what it is a mean over.
 
-    The denominator is the count of `per` in the whole step, not in a micro-batch, or a number of the loss's own choosing;
-    so the gradient of a step is the same however the batch is cut.
+    The denominator is the count of `per` in the whole step, not in a micro-batch, or a number of the loss's own
+    choosing; so the gradient of a step is the same however the batch is cut.
     """
 
     total: Tensor
@@ -227,7 +227,7 @@ class AdvantageSpec(Spec[AdvantageEstimator], frozen=True, kw_only=True):
 
 
 class LossSpec(Spec[Loss], frozen=True, kw_only=True):
-    """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as the options."""
+    """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as options."""
 
     kind: ClassVar[str] = "loss"
 

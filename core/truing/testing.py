@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
@@ -59,9 +59,6 @@ HEAVY = ("torch", "numpy", "transformers", "accelerate", "peft", "datasets", "py
 """What no menu of specs may import: each costs a second or so before `truing check` can say anything."""
 
 
-# --- does a spec keep its promises -------------------------------------------------------------------------------------
-
-
 def check_spec(spec: type[AnySpec], **given: Any) -> None:
     """Raise AssertionError, in words, for the first promise a spec breaks. `given`: values for its required options."""
     who = spec.__qualname__
@@ -72,7 +69,9 @@ def check_spec(spec: type[AnySpec], **given: Any) -> None:
     for option in options(spec):
         assert option.meaning, f"{who}.{option.name}: say what it is: Annotated[..., Meta(description=...)]"
         needed = option.default is None and option.name not in given
-        assert not needed, f"{who}.{option.name} is required; give check_spec a value: check_spec({who}, {option.name}=...)"
+        assert not needed, (
+            f"{who}.{option.name} is required; give check_spec a value: check_spec({who}, {option.name}=...)"
+        )
     _check_instance(spec(**given), who)
     _check_target(spec, who)
 
@@ -109,19 +108,28 @@ def importers(importtime: str, module: str) -> str:
 
 
 def _check_instance(spec: AnySpec, who: str) -> None:
-    for word, promised in (("requires", spec.requires()), ("provides", spec.provides())):
-        sound = isinstance(promised, frozenset) and all(isinstance(field, Field) for field in cast("Fields", promised))
+    promises: dict[str, Any] = {"requires": spec.requires(), "provides": spec.provides()}
+    for word, promised in promises.items():
+        sound = isinstance(promised, frozenset) and all(
+            isinstance(field, Field) for field in cast("frozenset[object]", promised)
+        )
         assert sound, f"{who}.{word}() must give a set of fields: return fields(LOGPROBS, ...)"
     for word, told in (("offers", spec.offers), ("refuses", spec.refuses)):
-        sound = all(isinstance(field, Field) and isinstance(text, str) for field, text in cast("Mapping[Any, Any]", told).items())
+        sound = all(
+            isinstance(field, Field) and isinstance(text, str)
+            for field, text in cast("Mapping[Any, Any]", told).items()
+        )
         assert sound, f"{who}.{word} must say a sentence for each field: {{VALUES: 'with value_head = true'}}"
     names = {option.name for option in options(type(spec))}
-    for fault in spec.problems():
+    for fault in cast("Iterable[Any]", spec.problems()):
         sound = isinstance(fault, Fault) and fault.option in names
         assert sound, f"{who}.problems() must give Fault(option, what, mend) about its own options, not {fault!r}"
-    table = plain(spec)
-    del table["use"]
-    again = msgspec.convert(table, type(spec))
+    try:
+        table = msgspec.toml.decode(msgspec.toml.encode(plain(spec)))
+        del table["use"]
+        again = msgspec.convert(table, type(spec))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise AssertionError(f"{who} cannot be written as TOML and read again: {error}") from error
     assert again == spec, f"{who} written as TOML and read again is another: {again} instead of {spec}"
 
 
@@ -133,7 +141,9 @@ def _check_target(spec: type[AnySpec], who: str) -> None:
     assert callable(target), f'{who}: target "{spec.target}" is nothing that can be called'
     signature = inspect.signature(target)
     if issubclass(spec, LossSpec):
-        keywords = {name for name, entry in signature.parameters.items() if entry.kind is inspect.Parameter.KEYWORD_ONLY}
+        keywords = {
+            name for name, entry in signature.parameters.items() if entry.kind is inspect.Parameter.KEYWORD_ONLY
+        }
         known = {option.name for option in options(spec)}
         assert keywords == known, f"{who}: its options are {sorted(known)}, but {spec.target} takes {sorted(keywords)}"
     else:
@@ -141,9 +151,6 @@ def _check_target(spec: type[AnySpec], who: str) -> None:
             signature.bind("spec", "run")
         except TypeError as error:
             raise AssertionError(f"{who}: {spec.target} is built with (spec, run): {error}") from None
-
-
-# --- recipes and runs in a test ----------------------------------------------------------------------------------------
 
 
 def with_specs(*specs: type[AnySpec]) -> Plugins:
@@ -170,14 +177,12 @@ class Ran(NamedTuple):
 def run_recipe(
     recipe: Recipe, folder: Path, *, stop: Stop | None = None, extra: Sequence[Any] = (), resumed: bool = False
 ) -> Ran:
-    """Run a recipe in a new folder below `folder`; with `resumed`, go on in `folder` itself. Raises what the run raised."""
+    """Run a recipe in a new folder below `folder`; `resumed`: go on in `folder` itself. Raises what the run raised."""
     journal = Journal(folder) if resumed else Journal.create(folder, recipe, {})
     nothing = Plugins(Registry(), [], [])
-    status = anyio.run(partial(conduct, recipe, journal, nothing, stop or Stop(), extra, resumed))
+    stop = Stop() if stop is None else stop
+    status = anyio.run(partial(conduct, recipe, journal, nothing, stop, extra, resumed))
     return Ran(status, journal.folder, [event for _, event in journal.events()])
-
-
-# --- toy stages --------------------------------------------------------------------------------------------------------
 
 
 class ToySource:
@@ -214,7 +219,11 @@ class ToyModel:
     def encode(self, batch: Batch) -> Encoded:
         kept = [at for at, name in enumerate(batch[IDS]) if name not in self._spec.drop]
         dropped = [(name, "told to drop it") for name in batch[IDS] if name in self._spec.drop]
-        values = {key: [batch[key][at] for at in kept] for key in (IDS, PROMPTS, COMPLETIONS)}
+
+        def picked(key: Field[Any]) -> list[Any]:
+            return [batch[key][at] for at in kept]
+
+        values = {IDS: picked(IDS), PROMPTS: picked(PROMPTS), COMPLETIONS: picked(COMPLETIONS)}
         return Encoded(Batch({**values, GROUP: list(range(len(kept)))}), dropped)
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:

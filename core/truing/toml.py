@@ -1,22 +1,25 @@
 """TOML text to values, with the line of every key.
 
-`tomllib` gives values without positions, and a mistake without a line costs its reader minutes; so the text is walked once
-more, only to note on which line each key path begins.
+`tomllib` gives values without positions, and a mistake without a line costs its reader minutes; so the text is walked
+once more, only to note on which line each key path begins.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from truing.errors import Problem, UserError
 
 Path = tuple[str | int, ...]
 
 _KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\.?)""")
-_TOKEN = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]', re.DOTALL)
+_TOKEN = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?\"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]""", re.DOTALL
+)
 _LINE = re.compile(r"at line (\d+)")
 
 
@@ -43,14 +46,14 @@ class Document:
         target, equals, text = assignment.partition("=")
         path = tuple(target.strip().split("."))
         if not equals or not all(path):
-            mend = 'write it as --set table.key=value, for example --set loss.beta=0.1'
+            mend = "write it as --set table.key=value, for example --set loss.beta=0.1"
             raise UserError(Problem(f"--set {assignment}", "not of the form table.key=value", mend))
-        table = self.values
+        table: dict[str, Any] = self.values
         for key in path[:-1]:
             inner: Any = table.setdefault(key, {})
             if not isinstance(inner, dict):
                 raise UserError(Problem(f"--set {assignment}", f'"{key}" is a value, not a table'))
-            table = inner
+            table = cast("dict[str, Any]", inner)
         table[path[-1]] = _value(text.strip())
         self.overridden.add(path)
 
@@ -85,19 +88,12 @@ def _lines(text: str) -> dict[Path, int]:
         statement = text[position:end]
         bare = statement.lstrip()
         start = line + statement[: len(statement) - len(bare)].count("\n")
-        if bare.startswith("[["):
-            key = _keys(bare[2:])
-            number = counts[key] = counts.get(key, -1) + 1
-            table = (*key, number)
-            lines.setdefault(key, start)
-            lines[table] = start
-        elif bare.startswith("["):
-            table = _inside_arrays(_keys(bare[1:]), counts)
-            lines[table] = start
+        if bare.startswith("["):
+            table = _header(bare, counts)
+            lines.update({path: start for path in _beginnings(table) if path not in lines} | {table: start})
         elif bare and not bare.startswith("#"):
-            key = _keys(bare)
-            for depth in range(1, len(key) + 1):
-                lines.setdefault((*table, *key[:depth]), start)
+            for path in _beginnings(_keys(bare)):
+                lines.setdefault((*table, *path), start)
         line += statement.count("\n")
         position = end
     return lines
@@ -113,22 +109,36 @@ def _statement_end(text: str, start: int) -> int:
     return len(text)
 
 
-def _keys(text: str) -> tuple[str, ...]:
+def _header(text: str, counts: dict[Path, int]) -> Path:
+    """The table that `[a.b]` or `[[a.b]]` opens; inside an array of tables it belongs to the last one."""
+    if not text.startswith("[["):
+        return _inside_arrays(_keys(text[1:]), counts)
+    *outer, last = _keys(text[2:])
+    array = (*_inside_arrays(outer, counts), last)
+    counts[array] = counts.get(array, -1) + 1
+    return (*array, counts[array])
+
+
+def _keys(text: str) -> list[str]:
     keys: list[str] = []
     position = 0
     while found := _KEY.match(text, position):
-        keys.append(next(group for group in found.groups()[:3] if group is not None))
+        escaped, literal, bare = found.groups()[:3]
+        keys.append(tomllib.loads(f'key = "{escaped}"')["key"] if escaped else literal or bare or "")
         position = found.end()
         if not found.group(4):
             break
-    return tuple(keys)
+    return keys
 
 
-def _inside_arrays(key: tuple[str, ...], counts: dict[Path, int]) -> Path:
-    """`[a.b]` after `[[a]]` belongs to the last element of `a`."""
+def _inside_arrays(key: Sequence[str], counts: dict[Path, int]) -> Path:
     path: Path = ()
     for part in key:
         path = (*path, part)
         if path in counts:
             path = (*path, counts[path])
     return path
+
+
+def _beginnings(path: Sequence[str | int]) -> list[Path]:
+    return [tuple(path[:end]) for end in range(1, len(path) + 1)]

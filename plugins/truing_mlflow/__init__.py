@@ -1,1 +1,1 @@
-"""x"""
+"""Runs told to MLflow: the observer `mlflow`."""

@@ -1,6 +1,6 @@
 """The models that learn: causal language models of transformers, whole or through LoRA, and their optimizers.
 
-    plugin     the menu        paths     what a `path` names            loading    weights and tokenizer
-    encode     text to tokens  layout    groups to rows                 forward    rows to log-probabilities
-    step       loss to gradient          causal    the model itself     state      checkpoints without pickle
+plugin     the menu        paths     what a `path` names            loading    weights and tokenizer
+encode     text to tokens  layout    groups to rows                 forward    rows to log-probabilities
+step       loss to gradient          causal    the model itself     state      checkpoints without pickle
 """

@@ -2,7 +2,8 @@
 
     learn:   micro-batches -> forward -> loss on its outputs -> one backward each -> clip -> optimizer step
 
-Nothing is changed until the last micro-batch is through, so a request to stop between two of them costs nothing but them.
+Nothing is changed until the last micro-batch is through, so a request to stop between two of them costs nothing but
+them.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class CausalLm:
         held = torch.bfloat16 if self.bf16 and spec.lora_rank else torch.float32
         base = load_model(spec, self.path, held).to(self.device)
         self.layout = spec.layout if spec.layout != "auto" else choose_layout(base, spec.max_tokens)
-        model = add_lora(base, spec) if spec.lora_rank else base
         if spec.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            # The older name goes in transformers 6, the newer came in 5.2x.
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        model = add_lora(base, spec) if spec.lora_rank else base
         self.policy = self._policy(model)
         self.reference = self._load_reference() if LOGPROBS_REF in run.wanted and not spec.lora_rank else None
 
@@ -68,7 +71,7 @@ class CausalLm:
         return self.encode_text(batch)
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
-        """Add LOGPROBS_REF [token] if it is wanted: what the loss needs and learning does not change. Raises Stopped."""
+        """Add LOGPROBS_REF [token] if wanted: what the loss needs and learning does not change. Raises Stopped."""
         if LOGPROBS_REF not in wanted:
             return batch
         with self._as_reference() as reference:
@@ -86,8 +89,9 @@ class CausalLm:
         self.policy.train()
         self.optimizer.zero_grad()
         sums = StepSums(counts_of(batch))
-        pieces = list(self._pieces(batch))
+        pieces = self._pieces(batch)
         for index, piece in enumerate(pieces):
+            self._unless_stopped()
             last = index == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.policy):
                 outputs = self.policy(piece)
@@ -96,7 +100,9 @@ class CausalLm:
         norm = self._gradient_norm()
         if not torch.isfinite(norm):
             groups = ", ".join(batch[IDS])
-            raise RunFailed(f"step {self.version + 1}: the gradient is not a number; the groups of the step were {groups}")
+            raise RunFailed(
+                f"step {self.version + 1}: the gradient is not a number; the groups of the step were {groups}"
+            )
         rate = self.scheduler.get_last_lr()[0]
         self.optimizer.step()
         self.scheduler.step()
@@ -120,7 +126,7 @@ class CausalLm:
         self.version = load_state(folder, self._bare(), self.optimizer, self.scheduler)
 
     def export(self, folder: Path) -> Mapping[str, Any]:
-        """Write a folder that transformers loads; with LoRA the merged model, and the adapter beside it in `adapter/`."""
+        """Write a folder that transformers loads; with LoRA the merged model, and the adapter itself in `adapter/`."""
         model = self._bare().model
         if self.spec.lora_rank:
             model.save_pretrained(folder / "adapter")
@@ -157,14 +163,16 @@ class CausalLm:
             with self._bare().model.disable_adapter():
                 yield self.policy
 
-    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+    def _pieces(self, batch: Batch) -> list[Batch]:
         budget = self.spec.micro_tokens or (8192 if self.device.type == "cuda" else 512)
-        for piece in micro_batches(batch, budget):
-            if self.run.stop:
-                raise Stopped
-            yield piece
+        return list(micro_batches(batch, budget))
+
+    def _unless_stopped(self) -> None:
+        if self.run.stop:
+            raise Stopped
 
     def _look(self, policy: nn.Module, piece: Batch) -> Batch:
+        self._unless_stopped()
         policy.eval()
         with torch.no_grad():
             outputs: Batch = policy(piece)

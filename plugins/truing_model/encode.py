@@ -1,8 +1,8 @@
 """Text to tokens, the boundary between prompt and completion exact.
 
-The chat template is applied once, to prompt and completion together, and its own text decides where the completion begins;
-special tokens come from the template alone, so none is doubled. A completion ends with the end token: what a template
-writes after it (a newline, often) is never generated, so it is not learned.
+The chat template is applied once, to prompt and completion together, and its own text decides where the completion
+begins; special tokens come from the template alone, so none is doubled. A completion ends with the end token: what a
+template writes after it (a newline, often) is never generated, so it is not learned.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Encoder:
             room = self.max_tokens - len(start)
             if room < 1 or (not self.truncate and max(map(len, ends)) > room):
                 longest = len(start) + max(map(len, ends))
-                dropped.append((name, f"{longest} tokens, {len(start)} of them prompt; max_tokens is {self.max_tokens}"))
+                dropped.append(
+                    (name, f"{longest} tokens, {len(start)} of them prompt; max_tokens is {self.max_tokens}")
+                )
                 continue
             kept.append(at)
             prompts.append(start)
@@ -77,7 +79,9 @@ class Encoder:
         return start, [self._completion(name, prompt, before, text) for text in completions]
 
     def _completion(self, name: str, prompt: Text, before: str, completion: Text) -> list[int]:
-        whole = before + cast(str, completion) if isinstance(prompt, str) else self._whole_text(name, prompt, completion)
+        whole = (
+            before + cast(str, completion) if isinstance(prompt, str) else self._whole_text(name, prompt, completion)
+        )
         if not whole.startswith(before):
             what = "the chat template rewrites the prompt once the answer is there, so the answer has no beginning"
             raise UserError(Problem(name, what, "use a template that only appends, or plain text prompts"))
@@ -93,7 +97,9 @@ class Encoder:
         return prompt if isinstance(prompt, str) else self._render(name, prompt, add_generation_prompt=True)
 
     def _whole_text(self, name: str, prompt: list[Message], completion: Text) -> str:
-        turns: list[Message] = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        turns: list[Message] = (
+            [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        )
         return self._render(name, [*prompt, *turns], add_generation_prompt=False)
 
     def _render(self, name: str, messages: list[Message], **options: Any) -> str:
@@ -121,5 +127,7 @@ def with_tokens(batch: Batch, prompts: list[list[int]], tokens: list[list[int]])
 def _flat(parts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """All tokens end to end, and which part each came from."""
     flat = torch.tensor([token for part in parts for token in part], dtype=torch.int64)
-    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts], dtype=torch.int64))
+    owner = torch.repeat_interleave(
+        torch.arange(len(parts)), torch.tensor([len(part) for part in parts], dtype=torch.int64)
+    )
     return flat, owner

@@ -32,7 +32,7 @@ class Policy(nn.Module):
         self.bf16 = bf16
 
     def forward(self, batch: Batch) -> Batch:
-        """LOGPROBS [token] in nats, for a micro-batch. Only positions that predict a completion token reach the head."""
+        """LOGPROBS [token] of a micro-batch, in nats. Only positions that predict a completion token reach the head."""
         device = next(self.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logprobs = [row_logprobs(self.model, row, device) for row in self.layout(batch)]

@@ -24,7 +24,7 @@ class Row:
     """One row of a forward pass.
 
     tokens, positions [row]; predicts [token]: where in the row each completion token is predicted from;
-    targets [token]: the completion tokens; mask [row, row]: who attends to whom, None where plain causal attention is meant.
+    targets [token]: the completion tokens; mask [row, row]: who attends to whom, None for plain causal attention.
     """
 
     tokens: Tensor

@@ -51,7 +51,9 @@ def _from(kind: Any, place: str, options: dict[str, Any]) -> Any:
         return kind.from_pretrained(place, **options, **weights)
     except (OSError, ValueError) as error:
         what = f"transformers cannot load it: {str(error).splitlines()[0]}"
-        raise UserError(Problem(place, what, "give a folder or hub id of a causal language model with safetensors")) from None
+        raise UserError(
+            Problem(place, what, "give a folder or hub id of a causal language model with safetensors")
+        ) from None
 
 
 def _unpacked(file: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from truing.errors import Problem, UserError
 from truing_model.plugin import CausalLm
@@ -22,6 +23,8 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
         lora_dropout=spec.lora_dropout,
         target_modules=spec.lora_targets or "all-linear",
         task_type="CAUSAL_LM",
+        # GPT-2's layers keep their weights the other way round.
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
     )
     try:
         with warnings.catch_warnings():
@@ -30,7 +33,9 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
             return get_peft_model(model, config)
     except ValueError as error:
         known = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
-        raise UserError(Problem("lora_targets", str(error).splitlines()[0], f"linear layers here: {', '.join(known)}")) from None
+        raise UserError(
+            Problem("lora_targets", str(error).splitlines()[0], f"linear layers here: {', '.join(known)}")
+        ) from None
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -34,5 +34,7 @@ class AdamW:
             fused=True,
         )
         kind = "constant_with_warmup" if spec.schedule == "constant" else spec.schedule
-        scheduler = get_scheduler(kind, optimizer, num_warmup_steps=round(spec.warmup * steps), num_training_steps=steps)
+        scheduler = get_scheduler(
+            kind, optimizer, num_warmup_steps=round(spec.warmup * steps), num_training_steps=steps
+        )
         return optimizer, scheduler

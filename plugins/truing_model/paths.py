@@ -28,13 +28,15 @@ def problems(path: str) -> Iterable[Fault]:
         beside = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
         yield Fault("path", f"no {local}", did_you_mean(local.name, beside))
     elif local.is_dir() and not (local / "config.json").exists():
-        yield Fault("path", f"{local} holds no model: it has no config.json", "name a folder that save_pretrained wrote")
+        yield Fault(
+            "path", f"{local} holds no model: it has no config.json", "name a folder that save_pretrained wrote"
+        )
     elif local.is_file() and local.suffix != ".gguf":
         yield Fault("path", f"{local} is no model", "name a folder that save_pretrained wrote, or a .gguf file")
 
 
 def local_path(path: str) -> Path | None:
-    """The file or folder a path names, whether it is there or not; None for a hub id and for a package not installed."""
+    """The file or folder a path names, there or not; None for a hub id and for a package that is not installed."""
     if path.startswith("pkg:"):
         package, _, inside = path.removeprefix("pkg:").partition("/")
         found = find_spec(package)

@@ -27,7 +27,49 @@ from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec
 from truing_model import paths
 
 
-class CausalLm(ModelSpec, frozen=True, kw_only=True):
+class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
+    """The options of every causal language model, wherever its weights come from."""
+
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
+    ] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")] = "auto"
+    max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
+    overlong: Annotated[
+        Literal["drop", "truncate"],
+        Meta(description="what becomes of a longer one: its group is dropped, or its completion is cut; counted either way"),
+    ] = "drop"
+    micro_tokens: Annotated[int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")] = 0
+    layout: Annotated[
+        Literal["auto", "shared", "plain"],
+        Meta(
+            description="shared: prompts computed once, rows packed; plain: one completion at a time; "
+            "auto: shared if the model gives the same numbers that way"
+        ),
+    ] = "auto"
+    gradient_checkpointing: Annotated[bool, Meta(description="less memory for a third more time")] = False
+    lora_rank: Annotated[int, Meta(ge=0, description="rank of the LoRA matrices; 0: train all weights")] = 0
+    lora_alpha: Annotated[float, Meta(gt=0, description="LoRA scale: the update is multiplied by alpha / rank")] = 32.0
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout before the LoRA matrices")] = 0.0
+    lora_targets: Annotated[
+        list[str], Meta(description="names of the modules that get LoRA; empty: every linear layer but the head")
+    ] = []
+
+    def requires(self) -> Fields:
+        return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+
+    def provides(self) -> Fields:
+        return fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, LOGPROBS, LOGPROBS_REF)
+
+    def problems(self) -> Iterable[Fault]:
+        if not self.lora_rank:
+            for option in ("lora_dropout", "lora_targets"):
+                if getattr(self, option):
+                    yield Fault(option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16")
+
+
+class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
     """A causal language model, learning with all its weights or through LoRA (arXiv:2106.09685).
 
     A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
@@ -48,43 +90,30 @@ class CausalLm(ModelSpec, frozen=True, kw_only=True):
     ]
     revision: Annotated[str, Meta(description='branch, tag or commit of a hub id; "" is its default branch')] = ""
     trust_remote_code: Annotated[bool, Meta(description="run code that comes with the model: only if you have read it")] = False
-    dtype: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
-    ] = "auto"
-    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")] = "auto"
-    max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
-    overlong: Annotated[
-        Literal["drop", "truncate"],
-        Meta(description="what becomes of a longer one: its group is dropped, or its completion is cut; counted either way"),
-    ] = "drop"
-    micro_tokens: Annotated[
-        int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")
-    ] = 0
-    layout: Annotated[
-        Literal["auto", "shared", "plain"],
-        Meta(description="shared: prompts computed once, rows packed; plain: one completion at a time; auto: shared if it is exact"),
-    ] = "auto"
-    gradient_checkpointing: Annotated[bool, Meta(description="less memory for a third more time")] = False
-    lora_rank: Annotated[int, Meta(ge=0, description="rank of the LoRA matrices; 0: train all weights")] = 0
-    lora_alpha: Annotated[float, Meta(gt=0, description="LoRA scale: the update is multiplied by alpha / rank")] = 32.0
-    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout before the LoRA matrices")] = 0.0
-    lora_targets: Annotated[
-        list[str], Meta(description="names of the modules that get LoRA; empty: every linear layer but the head")
-    ] = []
-
-    def requires(self) -> Fields:
-        return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
-
-    def provides(self) -> Fields:
-        return fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, LOGPROBS, LOGPROBS_REF)
 
     def problems(self) -> Iterable[Fault]:
+        yield from LanguageModelSpec.problems(self)
         yield from paths.problems(self.path)
-        if not self.lora_rank:
-            for option in ("lora_dropout", "lora_targets"):
-                if getattr(self, option):
-                    yield Fault(option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16")
+
+
+class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
+    """A small Llama with fresh random weights that reads and writes bytes: for trying a recipe out in seconds, and for
+    experiments in which everything a model knows is what it was taught.
+
+    Each of the 256 bytes is a token, and so are the marks of a chat.
+    """
+
+    name: ClassVar[str] = "scratch-lm"
+    target: ClassVar[str] = "truing_model.scratch:scratch_lm"
+
+    width: Annotated[int, Meta(ge=8, description="size of the hidden state; a multiple of 2 * heads")] = 64
+    layers: Annotated[int, Meta(ge=1, description="number of transformer layers")] = 2
+    heads: Annotated[int, Meta(ge=1, description="attention heads per layer")] = 4
+
+    def problems(self) -> Iterable[Fault]:
+        yield from LanguageModelSpec.problems(self)
+        if self.width % (2 * self.heads):
+            yield Fault("width", f"width {self.width} is no multiple of 2 * heads", f"try width = {16 * self.heads}")
 
 
 class AdamW(OptimizerSpec, frozen=True, kw_only=True):
@@ -96,7 +125,9 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
     name: ClassVar[str] = "adamw"
     target: ClassVar[str] = "truing_model.optimizer:AdamW"
 
-    lr: Annotated[float, Meta(ge=0, description="highest learning rate; with LoRA ten times what full training takes")] = 1e-5
+    lr: Annotated[
+        float, Meta(ge=0, description="highest learning rate; with LoRA ten times what full training takes")
+    ] = 1e-5
     weight_decay: Annotated[float, Meta(ge=0, description="decay of matrices per unit of learning rate")] = 0.0
     beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of squared gradients")] = 0.999
@@ -111,4 +142,4 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
-    return [CausalLm, AdamW]
+    return [CausalLm, ScratchLm, AdamW]

@@ -18,7 +18,9 @@ _RANDOM = "random/"
 
 def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, version: int) -> None:
     """Write trainable weights, optimizer, schedule and random state into a folder."""
-    save_file({name: value.detach().contiguous() for name, value in trainable(model).items()}, folder / "weights.safetensors")
+    save_file(
+        {name: value.detach().contiguous() for name, value in trainable(model).items()}, folder / "weights.safetensors"
+    )
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -28,7 +30,12 @@ def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: 
             where[f"{index}.{slot}"] = value
     tensors |= {f"{_RANDOM}{name}": value for name, value in _random_state().items()}
     save_file(tensors, folder / "optimizer.safetensors")
-    plain = {"groups": state["param_groups"], "numbers": numbers, "scheduler": scheduler.state_dict(), "version": version}
+    plain = {
+        "groups": state["param_groups"],
+        "numbers": numbers,
+        "scheduler": scheduler.state_dict(),
+        "version": version,
+    }
     (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
 
 

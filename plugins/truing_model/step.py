@@ -1,8 +1,8 @@
 """From a loss to a gradient: every term over its own count of the whole step, and every term's share seen.
 
-The loss is evaluated on copies of the forward pass's outputs, so each term's gradient with respect to them costs next to
-nothing. Their sum goes back through the network once. The share of a term is the norm of its own gradient at the outputs:
-a configured term that does nothing shows as 0.
+The loss is evaluated on copies of the forward pass's outputs, so each term's gradient with respect to them costs next
+to nothing. Their sum goes back through the network once. The share of a term is the norm of its own gradient at the
+outputs: a configured term that does nothing shows as 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Counts = Mapping[str, int]
 
 
 def counts_of(batch: Batch) -> Counts:
-    """How many tokens, completions, pairs, groups and reasoning steps a whole step has: the denominators of its terms."""
+    """How many tokens, completions, pairs, groups and reasoning steps a step has: the denominators of its terms."""
     return {dim: count(batch, dim) for dim in ("token", "seq", "pair", "group", "step")}
 
 

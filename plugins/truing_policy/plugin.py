@@ -17,7 +17,9 @@ class Sft(LossSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "sft"
     target: ClassVar[str] = "truing_policy.losses:sft"
-    refuses = {CHOSEN: 'sft would learn the rejected answers too; map completion = "chosen" instead of chosen and rejected'}
+    refuses = {
+        CHOSEN: 'sft would learn the rejected answers too; map completion = "chosen" instead of chosen and rejected'
+    }
 
     def requires(self) -> Fields:
         return fields(LOGPROBS)

@@ -1,7 +1,7 @@
 """Losses on pairs of completions, each a short function over flat tensors.
 
-CHOSEN and REJECTED [pair] say which completions a pair compares; LOGPROBS and LOGPROBS_REF [token] are in nats; SEQ [token]
-says which completion a token belongs to.
+CHOSEN and REJECTED [pair] say which completions a pair compares; LOGPROBS and LOGPROBS_REF [token] are in nats; SEQ
+[token] says which completion a token belongs to.
 """
 
 from __future__ import annotations

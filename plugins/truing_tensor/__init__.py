@@ -1,1 +1,1 @@
-"""Shared arithmetic on flat, ragged batches. Not a plugin: every plugin may import it, and it imports only the kernel."""
+"""Shared arithmetic on flat, ragged batches. No plugin: every plugin may import it, and it imports only the kernel."""

@@ -1,6 +1,7 @@
 """Groups to batches, and batches cut and joined along their groups.
 
-Everything here follows from the `dims` and `into` of the fields, so a field that a stranger's plugin defines travels too.
+Everything here follows from the `dims` and `into` of the fields, so a field that a stranger's plugin defines travels
+too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _COUNTED_BY = {"group": IDS, "seq": GROUP, **{dim: inside for dim, (_, inside) i
 def batch_of(groups: Sequence[Group]) -> Batch:
     """A batch of text from groups as a source reads them; pairs only if some group has any.
 
-    Raises ValueError when an extra field does not have one entry per entry of its dim.
+    Positions in an extra field (`into`) are counted within its group, as those of `pairs` are. Raises ValueError when
+    some group's extra field does not have one entry per entry of its dim.
     """
     starts = _starts([len(group.completions) for group in groups])
     values: dict[Field[Any], Any] = {
@@ -29,14 +31,16 @@ def batch_of(groups: Sequence[Group]) -> Batch:
         GROUP: torch.tensor([at for at, group in enumerate(groups) for _ in group.completions], dtype=torch.int64),
     }
     if any(group.pairs for group in groups):
-        pairs = [(start + better, start + worse) for start, group in zip(starts, groups, strict=True) for better, worse in group.pairs]
+        pairs = [
+            (start + better, start + worse)
+            for start, group in zip(starts, groups, strict=True)
+            for better, worse in group.pairs
+        ]
         values[CHOSEN] = torch.tensor([better for better, _ in pairs], dtype=torch.int64)
         values[REJECTED] = torch.tensor([worse for _, worse in pairs], dtype=torch.int64)
     batch = Batch(values)
     for extra in {key: None for group in groups for key in group.extra}:
-        found = [entry for group in groups for entry in group.extra.get(extra, [])]
-        if len(found) != count(batch, extra.dims):
-            raise ValueError(f"{extra} has {len(found)} entries along {extra.dims}, where there are {count(batch, extra.dims)}")
+        found = [entry for at, group in enumerate(groups) for entry in _entries(group, extra, at, starts[at])]
         batch = batch.put(extra, torch.tensor(found, dtype=getattr(torch, extra.dtype)) if extra.dtype else found)
     return batch
 
@@ -50,41 +54,72 @@ def count(batch: Batch, dims: str) -> int:
 def take(batch: Batch, groups: Sequence[int]) -> Batch:
     """The batch of these groups alone, in this order, with everything that lies inside them.
 
-    Positions into other dims (`into`) are counted anew. Fields without dims stay as they are.
+    Positions into other dims (`into`) are counted anew. Fields without dims stay as they are; within a group everything
+    keeps its order. Each group may be taken once.
     """
     chosen: dict[str, Tensor] = {"group": torch.as_tensor(groups, dtype=torch.int64)}
     renumbered: dict[str, Tensor] = {"group": _inverse(chosen["group"], count(batch, "group"))}
+    home = {"group": renumbered["group"]}  # of every entry of a dim, where its group went
     for dim, (outer, inside) in BELONGS.items():
         if inside in batch:
-            place = renumbered[outer][batch[inside]]
-            kept = torch.nonzero(place >= 0).flatten()
-            chosen[dim] = kept[torch.argsort(place[kept], stable=True)]
-            renumbered[dim] = _inverse(chosen[dim], len(place))
+            home[dim] = home[outer][batch[inside].cpu()]
+            kept = torch.nonzero(home[dim] >= 0).flatten()
+            chosen[dim] = kept[torch.argsort(home[dim][kept], stable=True)]
+            renumbered[dim] = _inverse(chosen[dim], len(home[dim]))
     values: dict[Field[Any], Any] = {}
     for key, value in batch.items():
         if not key.dims:
             values[key] = value
         elif isinstance(value, Tensor):
             picked = value[chosen[key.dims].to(value.device)]
-            values[key] = renumbered[key.into][picked] if key.into else picked
+            values[key] = renumbered[key.into].to(value.device)[picked] if key.into else picked
         else:
             values[key] = [value[at] for at in chosen[key.dims].tolist()]
     return Batch(values)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of the groups of several that have the same fields. Raises ValueError where the fields differ."""
+    """One batch of the groups of several that have the same fields; a field without dims must be the same in all.
+
+    Raises ValueError where they differ, and when what a position points into cannot be counted.
+    """
     first = batches[0]
     if any(set(batch) != set(first) for batch in batches):
         raise ValueError(f"cannot join batches of different fields: {', '.join(map(repr, batches))}")
     values: dict[Field[Any], Any] = {}
     for key in first:
         parts = [batch[key] for batch in batches]
+        if not key.dims:
+            if not all(_same(part, parts[0]) for part in parts):
+                raise ValueError(f"cannot join batches that differ in {key}, which is not along any dim")
+            values[key] = parts[0]
+            continue
         if key.into:
+            if _COUNTED_BY[key.into] not in first:
+                raise ValueError(
+                    f"cannot join {key}: without {_COUNTED_BY[key.into]} its positions cannot be counted on"
+                )
             starts = _starts([count(batch, key.into) for batch in batches])
             parts = [part + start for part, start in zip(parts, starts, strict=True)]
         values[key] = torch.cat(parts) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
     return Batch(values)
+
+
+def _entries(group: Group, extra: Field[Any], at: int, start: int) -> list[Any]:
+    """What a group has of an extra field, its positions counted on from where the group begins in the batch."""
+    sizes = {"group": 1, "seq": len(group.completions), "pair": len(group.pairs)}
+    found = group.extra.get(extra, [])
+    if extra.dims not in sizes or extra.into not in ("", "group", "seq"):
+        raise ValueError(f"{extra} runs along {extra.dims!r} into {extra.into!r}, which text does not have yet")
+    if len(found) != sizes[extra.dims]:
+        what = f"{extra} of {group.id!r} has {len(found)} entries along {extra.dims}"
+        raise ValueError(f"{what}, where there are {sizes[extra.dims]}")
+    shift = {"": 0, "group": at, "seq": start}[extra.into]
+    return [entry + shift for entry in found] if shift else found
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else bool(one == other)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

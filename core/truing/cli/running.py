@@ -1,0 +1,254 @@
+"""`truing run`, `resume` and `track`: a run from a terminal, with its signals, its last words and its exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import traceback as tracebacks
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from truing.cli import output
+from truing.cli.options import Block, Json, Overrides, Traceback
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+
+    from truing.journal import Journal
+    from truing.plugins import Plugins
+    from truing.recipe import Recipe
+    from truing.run import Stop
+    from truing.stage import Observer
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the run's folder on stdout.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a run.", show_default=False)]
+Mode = Literal["auto", "json", "quiet"]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.", show_default=False)],
+    overrides: Overrides = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where runs are kept, each in a folder of its own.")] = Path(
+        "runs"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+    block: Block = None,
+    traceback: Traceback = False,
+) -> None:
+    """Check a recipe, then run it.
+
+    Ctrl-C takes a checkpoint and stops; a second one stops at once.
+    """
+    from truing.conduct import versions
+    from truing.journal import Journal
+    from truing.plugins import discover
+    from truing.recipe import load
+
+    plugins = discover(block or ())
+    loaded = load(recipe, plugins, overrides or ())
+    mode = _mode(json, quiet, loaded)
+    journal = Journal.create(folder, loaded, versions(plugins))
+    _go(loaded, journal, plugins, mode, resumed=False, traceback=traceback)
+
+
+def resume(
+    folder: Folder,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on even if the run seems to be under way elsewhere.")
+    ] = False,
+    block: Block = None,
+    traceback: Traceback = False,
+) -> None:
+    """Go on with an interrupted run.
+
+    It may have been killed or have failed as well; it goes on from its newest checkpoint.
+    """
+    from truing.plugins import discover
+    from truing.recipe import load
+
+    journal = _journal(folder)
+    _refuse(journal, force)
+    plugins = discover(block or ())
+    loaded = load(folder / "resolved.toml", plugins)
+    _go(loaded, journal, plugins, _mode(json, quiet, loaded), resumed=True, traceback=traceback)
+
+
+def track(folder: Folder, block: Block = None) -> None:
+    """Send a run's events to its tracking server.
+
+    Only those that have not arrived yet: those of a run that was offline, for example.
+    """
+    import anyio
+
+    from truing.conduct import track
+    from truing.plugins import discover
+    from truing.recipe import load
+
+    journal = _journal(folder)
+    recipe = load(folder / "resolved.toml", discover(block or ()))
+    anyio.run(track, recipe, journal)
+    output.say("everything has arrived")
+
+
+def _journal(folder: Path) -> Journal:
+    from truing.journal import Journal
+
+    journal = Journal(folder)
+    journal.read()
+    return journal
+
+
+def _refuse(journal: Journal, force: bool) -> None:
+    """A run that is done, or that some process still works on, is not resumed. Raises UserError."""
+    from truing.errors import Problem, UserError
+
+    kept = journal.read()
+    where = str(journal.folder)
+    if kept.status == "finished":
+        raise UserError(
+            Problem(where, "this run has finished; there is nothing to go on with", "`truing run` begins a new one")
+        )
+    if kept.status != "running" or force:
+        return
+    if kept.host != socket.gethostname():
+        what = f"process {kept.pid} on {kept.host} was running this, and from here nobody can see whether it still does"
+        raise UserError(Problem(where, what, "if it does not, add --force"))
+    if _alive(kept.pid):
+        raise UserError(
+            Problem(where, f"process {kept.pid} is running this right now", "stop it first, or wait for it")
+        )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _mode(json: bool, quiet: bool, recipe: Recipe) -> Mode:
+    """How the console speaks. Raises UserError when the command line and the recipe both say."""
+    from truing.errors import Problem, UserError
+
+    asked = [option for option, given in (("--json", json), ("--quiet", quiet)) if given]
+    if len(asked) > 1:
+        raise UserError(Problem("--json --quiet", "one of them, not both"))
+    if asked and _has(recipe, "console"):
+        raise UserError(Problem(asked[0], "the recipe has a console observer of its own", "leave one of the two out"))
+    return "json" if json else "quiet" if quiet else "auto"
+
+
+def _has(recipe: Recipe, observer: str) -> bool:
+    return any(spec.name == observer for spec in recipe.observers)
+
+
+def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resumed: bool, traceback: bool) -> None:
+    """Conduct the run, say where to look, and leave with its exit status."""
+    import anyio
+
+    from truing.errors import TruingError, first_cause
+    from truing.run import Stop
+
+    stop = Stop()
+    try:
+        console = _console(recipe, journal, plugins, mode)
+        status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed))
+    except KeyboardInterrupt:
+        status = "interrupted"
+    except Exception as error:
+        cause = first_cause(error)
+        output.say(f"run folder  {journal.folder}")
+        if isinstance(cause, TruingError):
+            raise cause from None
+        kept = journal.folder / "traceback.txt"
+        kept.write_text("".join(tracebacks.format_exception(cause)), encoding="utf-8")
+        output.say_unexpected(cause, traceback, str(kept))
+        raise typer.Exit(1) from None
+    if status == "interrupted":
+        journal.mark(status, stop.reason)
+    _last_words(recipe, journal, status, mode)
+    if status == "interrupted":
+        _leave()
+
+
+async def _conducted(
+    recipe: Recipe, journal: Journal, plugins: Plugins, stop: Stop, console: list[Observer], resumed: bool
+) -> str:
+    """The run, with the signals that stop it. A run that was cancelled counts as interrupted."""
+    import anyio
+
+    from truing.conduct import conduct
+
+    status = "interrupted"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_listen, stop, tasks.cancel_scope)
+        status = await conduct(recipe, journal, plugins, stop, console, resumed)
+        tasks.cancel_scope.cancel()
+    return status
+
+
+async def _listen(stop: Stop, scope: CancelScope) -> None:
+    """The first signal asks the run to stop, the second cancels it, and a third meets Python's own handlers."""
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if stop:
+                scope.cancel()
+                return
+            stop.ask(f"interrupted by {signal.Signals(number).name}")
+            output.say("stopping, with a checkpoint; once more to stop at once")
+
+
+def _console(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode) -> list[Any]:
+    """The console, unless the recipe has one, its plugin is left out, or nobody wants to hear."""
+    import msgspec
+
+    from truing.bus import Bus
+    from truing.run import Run
+
+    spec = plugins.registry.shelf("observer").get("console")
+    if spec is None or mode == "quiet" or _has(recipe, "console"):
+        return []
+    options = {"mode": "json"} if mode == "json" else {}
+    return [msgspec.convert(options, spec).build(Run(recipe.name, journal.folder, recipe.seed, Bus()))]
+
+
+def _last_words(recipe: Recipe, journal: Journal, status: str, mode: Mode) -> None:
+    """Where to look and what to do next: a run's result, so it goes to stdout, unless that is for JSON."""
+    words = [("run folder", str(journal.folder))]
+    models = [journal.phase(phase.name).model for phase in recipe.phases]
+    words += [("model", str(model)) for model in models if model.exists()]
+    words += [("tracking", address) for address in _tracking(recipe)]
+    if status == "interrupted":
+        words.append(("to go on", f"truing resume {journal.folder}"))
+    if mode == "quiet":
+        print(journal.folder)
+        return
+    for what, where in words:
+        print(f"{what:<12}{where}", file=sys.stderr if mode == "json" else sys.stdout)
+
+
+def _tracking(recipe: Recipe) -> list[str]:
+    """Where MLflow shows the run: a server's address, or the command that serves a file."""
+    told: list[str] = [getattr(spec, "tracking_uri", "") for spec in recipe.observers if spec.name == "mlflow"]
+    uris = [uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db" for uri in told]
+    return [uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}" for uri in uris]
+
+
+def _leave() -> NoReturn:
+    """Leave now: a thread that was still building something when the run was interrupted is not waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)

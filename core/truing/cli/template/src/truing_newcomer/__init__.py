@@ -1,0 +1,1 @@
+"""The loss newcomer for truing."""

@@ -1,0 +1,355 @@
+"""The menu of data sources: files of rows, data sets of the `datasets` library, generated puzzles.
+
+Only promises live here: the options, and what can be said of them without opening anything. `rows` turns one row into
+groups, `files` and `hub` read rows, `tasks` makes puzzles up, `held` hands groups out epoch by epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from truing.errors import did_you_mean
+from truing.fields import (
+    ANNOTATOR,
+    CHOSEN,
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    MARGIN,
+    PROMPTS,
+    REJECTED,
+    SOFT,
+    STRATUM,
+    Field,
+    Fields,
+    fields,
+)
+from truing.plugins import hookimpl
+from truing.stage import AnySpec, Fault, SourceSpec
+
+Value = str | int | float | bool
+
+_WITH_PAIRS = "with `chosen` and `rejected` columns"
+_PAIR_FIELDS: Mapping[str, Field[Any]] = {
+    "margin": MARGIN,
+    "soft": SOFT,
+    "annotator": ANNOTATOR,
+    "stratum": STRATUM,
+}
+
+
+class MappedSource(SourceSpec, frozen=True, kw_only=True):
+    """What all sources of rows share: which columns mean what, and which rows are used."""
+
+    offers: ClassVar[Mapping[Field[Any], str]] = {
+        CHOSEN: _WITH_PAIRS,
+        REJECTED: _WITH_PAIRS,
+        **{kind: f"{_WITH_PAIRS} and a `{option}` column" for option, kind in _PAIR_FIELDS.items()},
+    }
+
+    prompt: Annotated[
+        str | None,
+        Meta(description="column of the prompt: text or a list of messages; `prompt` when not given"),
+    ] = None
+    completion: Annotated[
+        str | None,
+        Meta(description="column of the demonstration: text or an assistant message; `completion` when not given"),
+    ] = None
+    chosen: Annotated[
+        str | None,
+        Meta(
+            description="column of the better completion, which makes every row a pair; a whole conversation "
+            "brings its prompt along"
+        ),
+    ] = None
+    rejected: Annotated[str | None, Meta(description="column of the worse completion")] = None
+    messages: Annotated[
+        str | None,
+        Meta(
+            description="column of a whole conversation, instead of `prompt`: its last assistant turn is the completion"
+        ),
+    ] = None
+    turns: Annotated[
+        Literal["last", "all"],
+        Meta(description='assistant turns of `messages` to learn from; "all": each is a group of its own'),
+    ] = "last"
+    id: Annotated[
+        str | None, Meta(description="column of the name of a row; file name and line or row number when not given")
+    ] = None
+    system: Annotated[
+        str | None, Meta(description="system message put before every conversation that does not begin with one")
+    ] = None
+    chat: Annotated[
+        bool,
+        Meta(
+            description="turn plain text into a user and an assistant message, so that the model's chat template "
+            "applies; false: the text as it stands"
+        ),
+    ] = True
+    margin: Annotated[str | None, Meta(description="column that says by how much the chosen completion is better")] = (
+        None
+    )
+    soft: Annotated[
+        str | None, Meta(description="column of the probability, 0 to 1, that the chosen completion is better")
+    ] = None
+    annotator: Annotated[str | None, Meta(description="column that names who compared the pair")] = None
+    stratum: Annotated[str | None, Meta(description="column that names the annotator's group of people")] = None
+    where: Annotated[
+        dict[str, Value], Meta(description="column and value: only rows that are equal in all of them are used")
+    ] = {}
+    mix: Annotated[
+        int | None,
+        Meta(
+            description="seed of an order the rows are put into once, before `skip` and `limit`, for files sorted by "
+            "topic; file order when not given"
+        ),
+    ] = None
+    skip: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="rows left out at the start, after `where`; with `skip` n a source shares no row with a holdout"
+            " of `limit` n",
+        ),
+    ] = 0
+    limit: Annotated[
+        int | None, Meta(description="how many rows to use, after `where` and `skip`; all when not given")
+    ] = None
+    shuffle: Annotated[
+        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
+    ] = True
+    on_bad: Annotated[
+        Literal["fail", "skip"],
+        Meta(description="what to do about unusable rows: refuse the data, or leave them out and count them"),
+    ] = "fail"
+
+    @property
+    def pairs(self) -> bool:
+        """Are the rows comparisons?"""
+        return self.chosen is not None or self.rejected is not None
+
+    @property
+    def pair_columns(self) -> Mapping[Field[Any], str]:
+        """The optional fields of a pair that the options map, and from which column."""
+        return {
+            kind: getattr(self, option) for option, kind in _PAIR_FIELDS.items() if getattr(self, option) is not None
+        }
+
+    def provides(self) -> Fields:
+        """Demonstrations, or pairs with whatever else is mapped."""
+        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+        return text | fields(CHOSEN, REJECTED, *self.pair_columns) if self.pairs else text
+
+    def problems(self) -> Iterator[Fault]:
+        """Options that cannot go together."""
+        if self.pairs and (self.chosen is None or self.rejected is None):
+            given, absent = ("chosen", "rejected") if self.rejected is None else ("rejected", "chosen")
+            yield Fault(
+                given, f"{given} without {absent}", f"a pair needs both: name the column of the {absent} completion"
+            )
+        if self.pairs and self.chosen == self.rejected:
+            yield Fault("rejected", f'chosen and rejected are the same column "{self.chosen}"')
+        if self.messages is not None:
+            for option in ("prompt", "completion", "chosen", "rejected"):
+                if getattr(self, option) is not None:
+                    yield Fault(
+                        option,
+                        f"messages and {option} exclude each other",
+                        "`messages` holds prompt and completion alike",
+                    )
+        elif self.turns == "all":
+            yield Fault(
+                "turns", "turns is about `messages`, and none is given", "name the column that holds the conversation"
+            )
+        if self.pairs and self.completion is not None:
+            yield Fault(
+                "completion", "completion beside chosen and rejected", "a row is a demonstration or a pair, not both"
+            )
+        if not self.pairs:
+            for option in _PAIR_FIELDS:
+                if getattr(self, option) is not None:
+                    yield Fault(
+                        option,
+                        f"{option} belongs to a pair, and the rows are demonstrations",
+                        "map `chosen` and `rejected` too",
+                    )
+        if self.limit is not None and self.limit < 1:
+            yield Fault("limit", f"limit = {self.limit} leaves no rows", "leave it out to use all of them")
+
+
+class Jsonl(MappedSource, frozen=True, kw_only=True):
+    """Rows from JSON lines: one object per line, UTF-8. Used rows are held in memory."""
+
+    name: ClassVar[str] = "jsonl"
+    target: ClassVar[str] = "truing_data.files:jsonl"
+
+    path: Annotated[str | list[str], Meta(description="a file, a pattern like data/*.jsonl, or a list of them")]
+
+    def problems(self) -> Iterator[Fault]:
+        """Files that are not there, and options that cannot go together."""
+        yield from _missing_files(self.path)
+        yield from MappedSource.problems(self)
+
+
+class Parquet(MappedSource, frozen=True, kw_only=True):
+    """Rows from Parquet files. Used rows are held in memory."""
+
+    name: ClassVar[str] = "parquet"
+    target: ClassVar[str] = "truing_data.files:parquet"
+
+    path: Annotated[str | list[str], Meta(description="a file, a pattern like data/*.parquet, or a list of them")]
+
+    def problems(self) -> Iterator[Fault]:
+        """Files that are not there, and options that cannot go together."""
+        yield from _missing_files(self.path)
+        yield from MappedSource.problems(self)
+
+
+class HuggingFace(MappedSource, frozen=True, kw_only=True):
+    """Rows of a data set of the `datasets` library, from the Hugging Face Hub or a local folder.
+
+    HF_HUB_OFFLINE=1 keeps it to what was downloaded before. Code that comes with a data set is never run. Used rows are
+    held in memory.
+    """
+
+    name: ClassVar[str] = "huggingface"
+    target: ClassVar[str] = "truing_data.hub:huggingface"
+
+    path: Annotated[
+        str,
+        Meta(
+            description="a data set of the Hub, like owner/name, a folder written by save_to_disk, or a folder of files"
+        ),
+    ]
+    config: Annotated[
+        str | None, Meta(description="which configuration of the data set; its default when not given")
+    ] = None
+    split: Annotated[str, Meta(description='which split, or a part of one, like "train[:1000]"')] = "train"
+    revision: Annotated[
+        str | None, Meta(description="branch, tag or commit on the Hub; pin it to read the same again")
+    ] = None
+
+    def problems(self) -> Iterator[Fault]:
+        """A local folder that is not there, and options that cannot go together."""
+        path = Path(self.path).expanduser()
+        local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or "\\" in self.path
+        if not path.exists() and local:
+            yield Fault("path", f"no folder {path.absolute()}", _neighbour(path))
+        if path.exists() and self.revision is not None:
+            yield Fault("revision", f"{self.path} is a local folder and has no revisions", "leave `revision` out")
+        yield from MappedSource.problems(self)
+
+
+class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
+    """Puzzles with a known answer, made up by reasoning-gym: no download, no licence, as many as you like.
+
+    The questions of one source are all different. A holdout with the same `tasks`, `options` and `seed` whose `skip` is
+    the source's `size` therefore asks nothing that was trained on; another `seed` may repeat a question by chance.
+    """
+
+    name: ClassVar[str] = "reasoning-gym"
+    target: ClassVar[str] = "truing_data.tasks:reasoning_gym"
+    offers: ClassVar[Mapping[Field[Any], str]] = {CHOSEN: "with pairs = true", REJECTED: "with pairs = true"}
+
+    tasks: Annotated[list[str], Meta(min_length=1, description="data sets of reasoning-gym, taken in turn")] = field(
+        default_factory=lambda: ["basic_arithmetic", "spell_backward"]
+    )
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(
+            description="what reasoning-gym lets you configure, by the name of the task; {} for its own defaults, "
+            "which are hard"
+        ),
+    ] = field(default_factory=lambda: _easy())
+    size: Annotated[int, Meta(ge=1, description="how many questions, all tasks together")] = 512
+    skip: Annotated[
+        int, Meta(ge=0, description="questions left out at the start; for a holdout, the `size` of the source")
+    ] = 0
+    pairs: Annotated[bool, Meta(description="add a plausible wrong answer to every question, as the rejected one")] = (
+        False
+    )
+    seed: Annotated[int, Meta(description="which questions; independent of the run's seed")] = 0
+    system: Annotated[str | None, Meta(description="system message put before every question")] = None
+    chat: Annotated[
+        bool, Meta(description="a user and an assistant message; false: plain text, the question on a line of its own")
+    ] = True
+    shuffle: Annotated[
+        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
+    ] = True
+
+    def provides(self) -> Fields:
+        """Demonstrations, or pairs."""
+        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+        return text | fields(CHOSEN, REJECTED) if self.pairs else text
+
+    def problems(self) -> Iterator[Fault]:
+        """Options that would have no effect or take away what this source itself decides."""
+        for task in self.tasks:
+            if self.tasks.count(task) > 1:
+                yield Fault("tasks", f'the task "{task}" is named twice')
+        for task, options in self.options.items():
+            if task not in self.tasks and self.options != _easy():
+                yield Fault(
+                    "options", f'options for "{task}", which is not among the tasks', did_you_mean(task, self.tasks)
+                )
+            for option in options.keys() & {"seed", "size"}:
+                yield Fault("options", f"{option} of a task is not for its options", f"[source] has its own `{option}`")
+        if self.system is not None and not self.chat:
+            yield Fault(
+                "system", "a plain-text prompt takes no system message", "use chat = true, or leave `system` out"
+            )
+
+
+def paths(written: str | list[str]) -> list[Path]:
+    """The files that a `path` means, each once: those it names, and those its patterns match, in alphabetical order."""
+    found: dict[Path, None] = {}
+    for pattern in [written] if isinstance(written, str) else written:
+        path = Path(pattern).expanduser()
+        if path.exists():
+            found[path] = None
+        elif path != Path(path.anchor):
+            matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+            found.update(dict.fromkeys(sorted(match for match in matches if match.is_file())))
+    return list(found)
+
+
+def _missing_files(written: str | list[str]) -> Iterable[Fault]:
+    patterns = [written] if isinstance(written, str) else written
+    if not patterns:
+        yield Fault("path", "path names no file")
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if not paths(pattern):
+            what = "no file matches" if any(sign in pattern for sign in "*?[") else "no file"
+            yield Fault("path", f"{what} {path.absolute()}", _neighbour(path))
+        elif path.is_dir():
+            yield Fault("path", f"{path.absolute()} is a folder", f'name its files, for example path = "{path}/*"')
+
+
+def _neighbour(path: Path) -> str:
+    """The file beside a missing one that may have been meant, or the folder that is missing too."""
+    if path.parent.is_dir():
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    return f"there is no folder {path.parent.absolute()} either; paths are relative to where truing is started"
+
+
+def _easy() -> dict[str, dict[str, Any]]:
+    """Tasks that a model of a hundred million parameters learns something of within minutes."""
+    sums = {
+        "max_terms": 2,
+        "max_digits": 2,
+        "operators": ["+", "-"],
+        "allow_parentheses": False,
+        "allow_negation": False,
+    }
+    return {"basic_arithmetic": sums, "spell_backward": {"max_word_len": 5}}
+
+
+@hookimpl
+def truing_specs() -> list[type[AnySpec]]:
+    """Every source of this plugin."""
+    return [Jsonl, Parquet, HuggingFace, ReasoningGym]

@@ -1,0 +1,106 @@
+"""`truing list`, `show`, `plugins`, `version`."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from truing.stage import KINDS
+
+
+def test_components_are_listed_in_plain_columns_where_nobody_looks(truing):
+    said = truing("list", "model")
+    head, *rows = said.out.splitlines()
+    assert head.split() == ["KIND", "NAME", "PLUGIN", "ABOUT"]
+    assert "model  toy" in "\n".join(rows)
+    assert "toy-plugin" in said.out
+    assert "\x1b" not in said.out
+
+
+def test_all_kinds_are_listed_when_none_is_named(truing):
+    listed = {row["kind"] for row in truing("list", "--json").json}
+    assert {"source", "model", "optimizer", "loss", "observer"} <= listed <= set(KINDS)
+
+
+def test_a_kind_that_does_not_exist_gets_a_hint(truing):
+    said = truing("list", "lose")
+    assert said.status == 2
+    assert 'did you mean "loss"?' in said.err
+
+
+def test_a_component_tells_its_options(truing):
+    said = truing("show", "loss", "toy")
+    assert said.status == 0
+    assert "The sum of what the toy model answers." in said.out
+    assert "scale   float  1.0      > 0    what the sum is multiplied by" in said.out
+    assert "needs     logprobs" in said.out
+
+
+def test_what_a_component_tells_can_be_read_by_a_machine(truing):
+    facts = truing("show", "source", "toy", "--json").json
+    assert facts["plugin"] == "toy-plugin"
+    assert (facts["package"], facts["version"]) == ("toy-plugin-dist", "1.0")
+    assert facts["options"] == [
+        {"name": "groups", "type": "int", "default": "8", "range": "≥ 0", "meaning": "how far it counts"}
+    ]
+    assert facts["provides"] == ["completions", "group", "ids", "prompts"]
+
+
+def test_every_installed_component_can_be_shown(truing):
+    for row in truing("list", "--json").json:
+        said = truing("show", row["kind"], row["name"])
+        assert said.status == 0, said.err
+
+
+def test_a_component_that_does_not_exist_gets_a_hint(truing):
+    said = truing("show", "loss", "tyo")
+    assert said.status == 2
+    assert said.err.startswith('loss  no loss called "tyo"\n      did you mean "toy"?')
+
+
+def test_plugins_are_listed_with_their_packages(truing):
+    said = truing("plugins", "--times")
+    assert "MILLISECONDS" in said.out
+    (row,) = [line for line in said.out.splitlines() if line.startswith("toy-plugin")]
+    assert row.split()[:4] == ["toy-plugin", "toy-plugin-dist", "1.0", "6"]
+    assert {plugin["name"] for plugin in truing("plugins", "--json").json} >= {"toy-plugin", "model"}
+
+
+def test_a_blocked_plugin_is_not_loaded(truing, monkeypatch):
+    assert "toy-plugin" not in truing("plugins", "--block", "toy-plugin").out
+    monkeypatch.setenv("TRUING_BLOCK", "toy-plugin")
+    assert "toy-plugin" not in truing("plugins").out
+
+
+@pytest.mark.parametrize("how", ["version", "--version"])
+def test_the_version_is_said(truing, how):
+    said = truing(how)
+    assert said.status == 0
+    assert said.out.startswith("truing 0")
+
+
+@pytest.mark.parametrize(("colour", "escapes"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_a_drawn_table_and_no_colour_if_it_wants_none(here, colour, escapes):
+    """The table's rule is drawn either way; NO_COLOR takes away colours, so no foreground is set."""
+    mine, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", **colour}
+    process = subprocess.Popen([sys.executable, "-m", "truing", "list", "loss"], stdout=theirs, env=environment)
+    os.close(theirs)
+    drawn = b""
+    while chunk := _read(mine):
+        drawn += chunk
+    assert process.wait() == 0
+    os.close(mine)
+    assert "──" in drawn.decode()
+    assert (b"\x1b[3" in drawn) is False or escapes
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says end of file on a terminal in this way
+        return b""

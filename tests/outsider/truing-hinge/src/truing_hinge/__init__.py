@@ -1,0 +1,1 @@
+"""A stranger's plugin for truing: built, installed and removed by tests/cli/test_outsider.py."""
