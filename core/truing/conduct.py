@@ -65,7 +65,7 @@ async def conduct(
                 own.start_soon(_watch, observer, bus.subscribe(Event), run)
             async with anyio.create_task_group() as strangers:
                 for observer in observers:
-                    strangers.start_soon(_watch, observer, bus.subscribe(Event), run)
+                    strangers.start_soon(_watch, observer, bus.subscribe(Event), run, RunEnded)
                 bus.publish(_started(recipe, journal, plugins, resumed))
                 failure = await _phases(recipe, journal, run)
                 status = "failed" if failure else "interrupted" if stop else "finished"
@@ -190,14 +190,17 @@ async def _open_observers(recipe: Recipe, run: Run, extra: Sequence[Observer]) -
     return observers
 
 
-async def _watch(observer: Observer, stream: MemoryObjectReceiveStream[Event], run: Run) -> None:
-    """Feed an observer until the run has ended."""
+async def _watch(
+    observer: Observer, stream: MemoryObjectReceiveStream[Event], run: Run, last: type[Event] | None = None
+) -> None:
+    """Feed an observer until an event of the kind `last`, or until the bus is closed: what a stranger still says while
+    it closes is heard by our own."""
     name = type(observer).__name__
     async with stream:
         try:
             async for event in stream:
                 await observer.observe(event)
-                if isinstance(event, RunEnded):
+                if last and isinstance(event, last):
                     break
             await observer.close()
         except Exception as error:  # an observer is a stranger: whatever it raises must not stop training

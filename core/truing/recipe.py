@@ -32,6 +32,7 @@ from truing.stage import (
     OptimizerSpec,
     ScorerSpec,
     SourceSpec,
+    Spec,
 )
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -175,6 +176,7 @@ class _Reader:
                     mend or did_you_mean(key, known | {"phase"}),
                 )
         head = {key: self.value(kind, values[key], (key,)) for key, kind in _TOP.items() if key in values}
+        head = {key: value for key, value in head.items() if value is not msgspec.UNSET}
         name = head.get("name") or stem
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             self.say(("name",), f'"{name}" cannot be a folder', "use letters, digits, dots, dashes and underscores")
@@ -246,10 +248,14 @@ class _Reader:
             if option.required and key not in options:
                 self.say(path, f'{_header(path)} needs "{key}"', _meaning(hints[key]))
         taken = {key: self.value(hints[key], value, (*path, key)) for key, value in options.items() if key in known}
-        if len(self.problems) > before:
-            self.broken.add(path)
-            return None
-        return into(**taken)
+        if len(self.problems) == before:
+            return into(**taken)
+        self.broken.add(path)
+        sound = {key: value for key, value in taken.items() if value is not msgspec.UNSET}
+        if issubclass(into, Spec) and all(key in sound for key, option in known.items() if option.required):
+            for fault in into(**sound).problems():
+                self.say((*path, fault.option), fault.what, fault.mend)
+        return None
 
     def value(self, hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
         try:
@@ -257,7 +263,7 @@ class _Reader:
         except msgspec.ValidationError as error:
             text = str(error)
             self.say(path, f"{'.'.join(map(str, path))}: {text[:1].lower()}{text[1:]}", _meaning(hint))
-            return None
+            return msgspec.UNSET
 
     def table(self, table: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
         if isinstance(table, dict):

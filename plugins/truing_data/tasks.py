@@ -82,7 +82,7 @@ def near(number: str, chance: random.Random) -> list[str]:
 
 
 def _problems(spec: ReasoningGym, known: dict[str, Any]) -> Iterator[Problem]:
-    fixed = os.environ.get("PYTHONHASHSEED", "random") != "random"
+    fixed = os.environ.get("PYTHONHASHSEED", "") not in ("", "random")
     for name in spec.tasks:
         if name not in known:
             yield Problem(spec.name, f'reasoning-gym has no task called "{name}"', did_you_mean(name, known))

@@ -25,7 +25,7 @@ def problems(path: str) -> Iterable[Fault]:
         if not _HUB.fullmatch(path):
             yield Fault("path", f'"{path}" is no folder here and no hub id', "hub ids look like organisation/model")
     elif not local.exists():
-        beside = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
+        beside = [entry.name for entry in local.parent.glob(f"*{local.suffix}")]
         yield Fault("path", f"no {local}", did_you_mean(local.name, beside))
     elif local.is_dir() and not (local / "config.json").exists():
         yield Fault(

@@ -131,6 +131,25 @@ def test_a_recipe_with_a_strangers_parts_runs(truing, tmp_path):
     assert json.loads((folder / "run.json").read_text())["versions"]["truing-hinge"] == "0.3.0"
 
 
+CONFORMANCE = """
+from truing.testing import check_imports, check_spec
+from truing_hinge.plugin import Countdown, Hinge
+from truing_tensor.testing import check_loss
+
+check_imports("truing_hinge.plugin")
+check_spec(Hinge)
+check_spec(Countdown)
+check_loss(Hinge())
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_can_check_its_plugin_with_what_the_wheel_brings(environment):
+    command = [str(environment / "bin/python"), "-W", "error", "-c", CONFORMANCE]
+    asked = subprocess.run(command, capture_output=True, text=True, env=clean())
+    assert asked.returncode == 0, asked.stderr
+
+
 def test_an_uninstalled_plugin_is_gone(truing, environment):
     """The last test of this file: nothing after it has the outsiders."""
     truing("init", "countdown")

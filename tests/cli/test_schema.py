@@ -3,10 +3,116 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from truing.recipe import TABLES
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+}
+BOUNDS = {
+    "minimum": lambda value, bound: value >= bound,
+    "maximum": lambda value, bound: value <= bound,
+    "exclusiveMinimum": lambda value, bound: value > bound,
+    "exclusiveMaximum": lambda value, bound: value < bound,
+    "minLength": lambda value, bound: len(value) >= bound,
+    "maxLength": lambda value, bound: len(value) <= bound,
+    "minItems": lambda value, bound: len(value) >= bound,
+    "maxItems": lambda value, bound: len(value) <= bound,
+    "minProperties": lambda value, bound: len(value) >= bound,
+    "pattern": lambda value, pattern: re.search(pattern, value) is not None,
+    "enum": lambda value, choices: value in choices,
+}
+SILENT = {"title", "description", "default", "definitions", "$schema"}
+LOGICAL = {
+    "$ref",
+    "oneOf",
+    "anyOf",
+    "type",
+    "properties",
+    "patternProperties",
+    "additionalProperties",
+    "required",
+    "items",
+}
+
+
+def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
+    """Whether a JSON Schema accepts a value: the few keywords `truing schema` uses, as draft 7 has them."""
+    assert not schema.keys() - BOUNDS.keys() - SILENT - LOGICAL, f"a keyword not known here: {schema}"
+    if "$ref" in schema:
+        return accepts(root["definitions"][schema["$ref"].removeprefix("#/definitions/")], value, root)
+    if "oneOf" in schema:
+        return sum(accepts(choice, value, root) for choice in schema["oneOf"]) == 1
+    if "anyOf" in schema:
+        return any(accepts(choice, value, root) for choice in schema["anyOf"])
+    if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
+        return False
+    if not all(BOUNDS[word](value, bound) for word, bound in schema.items() if word in BOUNDS):
+        return False
+    if isinstance(value, list):
+        return all(accepts(schema.get("items", {}), entry, root) for entry in value)
+    return not isinstance(value, dict) or _accepts_table(schema, value, root)
+
+
+def _accepts_table(schema: dict[str, Any], value: dict[str, Any], root: dict[str, Any]) -> bool:
+    if set(schema.get("required", ())) - value.keys():
+        return False
+    for key, entry in value.items():
+        patterns = [inner for pattern, inner in schema.get("patternProperties", {}).items() if re.search(pattern, key)]
+        known = [schema["properties"][key]] if key in schema.get("properties", {}) else patterns
+        rest = schema.get("additionalProperties", True)
+        for inner in known or ([] if rest is True else [rest]):
+            if inner is False or not accepts(inner, entry, root):
+                return False
+    return True
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_that_ships_is_accepted(truing, path):
+    schema = truing("schema").json
+    assert accepts(schema, tomllib.loads(path.read_text()), schema)
+
+
+@pytest.mark.parametrize(
+    ("line", "accepted"),
+    [
+        ("loss.scale = 2", True),
+        ("loop.steps = 3", True),
+        ("seed = 1", True),
+        ("observer = [{use = 'toy', fail = 'open'}]", True),
+        ("loss.scael = 2", False),
+        ("loss.scale = 0", False),
+        ("loss.scale = 'high'", False),
+        ("loop.setps = 3", False),
+        ("sed = 1", False),
+        ("observer = [{use = 'toy', fail = 'sometimes'}]", False),
+        ("scorer.use = 'toy'", False),
+        ("loss.use = 'toyy'", False),
+    ],
+)
+def test_a_right_line_is_accepted_and_a_wrong_one_refused(truing, line, accepted):
+    use = {"use": "toy"}
+    recipe = {"source": use, "model": use, "optimizer": use, "loss": use}
+    for table, value in tomllib.loads(line).items():
+        recipe[table] = {**recipe.get(table, {}), **value} if isinstance(value, dict) else value
+    schema = truing("schema").json
+    assert accepts(schema, recipe, schema) == accepted
+    phases = {"observer": recipe.pop("observer", []), "phase": {"one": recipe}}
+    if not recipe.keys() & {"seed", "sed"}:
+        assert accepts(schema, phases, schema) == accepted
 
 
 def option_of(schema: dict[str, Any], table: str, use: str) -> dict[str, Any]:

@@ -160,12 +160,12 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
     from truing.errors import TruingError, first_cause
     from truing.run import Stop
 
-    stop = Stop()
+    stop, console = Stop(), list[Any]()
     try:
         console = _console(recipe, journal, plugins, mode)
         status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed))
     except KeyboardInterrupt:
-        status = "interrupted"
+        status = None
     except Exception as error:
         cause = first_cause(error)
         output.say(f"run folder  {journal.folder}")
@@ -175,7 +175,11 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
         kept.write_text("".join(tracebacks.format_exception(cause)), encoding="utf-8")
         output.say_unexpected(cause, traceback, str(kept))
         raise typer.Exit(1) from None
-    if status == "interrupted":
+    if status is None:
+        # Torn away, the run could not close what shows it, and a terminal would be left without its cursor.
+        for observer in console:
+            anyio.run(observer.close)
+        status = "interrupted"
         journal.mark(status, stop.reason)
     _last_words(recipe, journal, status, mode)
     if status == "interrupted":
@@ -184,13 +188,13 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
 
 async def _conducted(
     recipe: Recipe, journal: Journal, plugins: Plugins, stop: Stop, console: list[Observer], resumed: bool
-) -> str:
-    """The run, with the signals that stop it. A run that was cancelled counts as interrupted."""
+) -> str | None:
+    """The run, with the signals that stop it. None if it was cancelled."""
     import anyio
 
     from truing.conduct import conduct
 
-    status = "interrupted"
+    status = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, stop, tasks.cancel_scope)
         status = await conduct(recipe, journal, plugins, stop, console, resumed)
