@@ -27,6 +27,8 @@ from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
 from truing.stage import Loss, LossValue, Model, Observer
 
+_LAST_SECONDS = 2.0
+"""how long an observer may take to close when the run is cancelled"""
 _PACKAGES = ("truing", "torch", "transformers", "accelerate", "peft", "datasets", "mlflow", "msgspec", "anyio")
 
 
@@ -71,6 +73,11 @@ async def conduct(
                 status = "failed" if failure else "interrupted" if stop else "finished"
                 bus.publish(RunEnded(status=status, reason=_reason(failure) if failure else stop.reason))
             bus.close()
+    except anyio.get_cancelled_exc_class():
+        bus.publish(RunEnded(status="interrupted", reason=stop.reason or "cancelled"))
+        bus.close()
+        journal.mark("interrupted", stop.reason or "cancelled")
+        raise
     except BaseException as error:
         failure = first_cause(error)
     journal.mark(status if not failure else "failed", _reason(failure) if failure else stop.reason)
@@ -203,6 +210,10 @@ async def _watch(
                 if last and isinstance(event, last):
                     break
             await observer.close()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_LAST_SECONDS, shield=True):
+                await observer.close()
+            raise
         except Exception as error:  # an observer is a stranger: whatever it raises must not stop training
             run.bus.publish(Notice(text=f"{name} stopped watching: {type(error).__name__}: {error}"))
 

@@ -38,6 +38,8 @@ class RunFile(msgspec.Struct, kw_only=True, frozen=True):
     started: str
     pid: int
     host: str
+    place: str
+    """the folder it was started in, to which the paths of its recipe are relative"""
     digest: str
     versions: dict[str, str]
     about: str = (
@@ -61,6 +63,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._events = folder / "events.jsonl"
+        self._read = 0, 0
+        """up to which line the events were read, and where it ends: whoever follows a long run reads no line twice"""
 
     @classmethod
     def create(cls, root: Path, recipe: Recipe, versions: dict[str, str]) -> Journal:
@@ -109,9 +113,15 @@ class Journal:
         """Line numbers and events from line `start` on, but lines torn by a crash and kinds not known here."""
         if not self._events.exists():
             return
+        first, place = self._read if self._read[0] <= start else (0, 0)
         with self._events.open("rb") as lines:
-            for number, line in enumerate(lines):
-                if number < start or not line.endswith(b"\n"):
+            lines.seek(place)
+            for number, line in enumerate(lines, first):
+                if not line.endswith(b"\n"):
+                    return
+                place += len(line)
+                self._read = number + 1, place
+                if number < start:
                     continue
                 try:
                     event = events.decode(line)
@@ -215,6 +225,7 @@ def _run_file(recipe: Recipe, versions: dict[str, str]) -> RunFile:
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         pid=os.getpid(),
         host=socket.gethostname(),
+        place=os.getcwd(),
         digest=recipe.digest(),
         versions=versions,
     )

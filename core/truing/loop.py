@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.errors import RunFailed
 from truing.events import CheckpointSaved, DataOpened, Evaluated, GroupDropped, Notice, PhaseStarted, StepDone
@@ -65,9 +65,7 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_feed, parts, loop, run, start, steps, send)
         async with receive:
-            async for work in receive:
-                if run.stop or not await _step(parts, work, run, steps):
-                    break
+            while (work := await _next(receive, run)) and await _step(parts, work, run, steps):
                 position = work.position
                 if position.step < steps and loop.evaluate_every and position.step % loop.evaluate_every == 0:
                     await _evaluate(parts, holdout, run, position.step)
@@ -82,8 +80,18 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
         await _checkpoint(parts.model, position, loop, run, folder)
 
 
+async def _next(receive: MemoryObjectReceiveStream[Work], run: Run) -> Work | None:
+    """The next batch; None when there is no more of them, and when the run is asked to stop."""
+    try:
+        return await run.or_stopped(receive.receive)
+    except anyio.EndOfStream:
+        return None
+
+
 async def _open(source: Source, role: str, run: Run) -> DataInfo:
-    info = await source.open()
+    info = await run.or_stopped(source.open)
+    if info is None:
+        raise Stopped
     run.bus.publish(DataOpened(phase=run.phase, role=role, **info._asdict()))
     if info.groups == 0:
         raise RunFailed(f"the {role} {info.origin} has no groups to learn from")

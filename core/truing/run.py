@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from truing.bus import Bus
+from truing.errors import first_cause
 from truing.fields import Fields
 
 T = TypeVar("T")
@@ -76,20 +78,27 @@ class Run:
         text = "\x1f".join(map(str, (self.seed, *what)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
 
-    async def unless_stopped(self, work: Callable[..., T], *args: object) -> T | None:
-        """Run slow building in a thread that is left behind, and None returned, as soon as the run is asked to stop."""
+    async def or_stopped(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Wait for something, or for a request to stop, which cancels it and gives None."""
         done: list[T] = []
 
-        async def build() -> None:
-            done.append(await anyio.to_thread.run_sync(work, *args, abandon_on_cancel=True))
+        async def wait() -> None:
+            done.append(await work())
             tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(build)
-            while not self.stop:
-                await anyio.sleep(0.05)
-            tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                while not self.stop:
+                    await anyio.sleep(0.05)
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
         return done[0] if done else None
+
+    async def unless_stopped(self, work: Callable[..., T], *args: object) -> T | None:
+        """Run slow building in a thread that is left behind as soon as the run is asked to stop."""
+        return await self.or_stopped(partial(anyio.to_thread.run_sync, work, *args, abandon_on_cancel=True))
 
     async def on_device(self, work: Callable[..., T], *args: object) -> T:
         """Run mathematics in a thread, one piece at a time per device, while the event loop stays free."""

@@ -5,7 +5,6 @@ Of a group that is dropped, and of most steps, nothing is said at once; they are
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -51,11 +50,10 @@ class Pace:
 
 
 class Report:
-    """Remembers what a sentence needs from before: first evaluations, dropped groups, where the run is kept."""
+    """Remembers what a sentence needs from before: first evaluations and dropped groups."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._folder = ""
         self._began: dict[str, float] = {}
         self._first: dict[str, Mapping[str, float]] = {}
         self._dropped: dict[str, dict[str, str]] = {}
@@ -100,7 +98,6 @@ class Report:
         return Line(f"{self.name(phase)}: {text}", tone)
 
     def _run_started(self, event: RunStarted) -> Iterator[Line]:
-        self._folder = event.folder
         self._began["/"] = event.time
         phases = f", phases {', '.join(event.phases)}" if len(event.phases) > 1 else ""
         yield self._of("", f"{'goes on' if event.resumed else 'begins'} in {event.folder}{phases}")
@@ -137,8 +134,6 @@ class Report:
     def _run_ended(self, event: RunEnded) -> Iterator[Line]:
         reason = f": {event.reason}" if event.reason else ""
         yield self._of("", f"{event.status}{self._took('/', event)}{reason}", _tone(event.status))
-        if event.status != "finished" and self._folder:
-            yield self._of("", f"go on with: truing resume {shlex.quote(self._folder)}")
 
     def _took(self, what: str, event: Event) -> str:
         return f" after {clock(event.time - self._began[what])}" if what in self._began else ""

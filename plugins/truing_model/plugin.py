@@ -32,15 +32,21 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
 
     dtype: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
+        Meta(
+            description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"
+        ),
     ] = "auto"
-    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
+    ] = "auto"
     max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
     overlong: Annotated[
         Literal["drop", "truncate"],
-        Meta(description="what becomes of a longer one: its group is dropped, or its completion is cut; counted either way"),
+        Meta(description="what becomes of a longer one: drop its group, or cut its completion; counted either way"),
     ] = "drop"
-    micro_tokens: Annotated[int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")] = 0
+    micro_tokens: Annotated[
+        int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")
+    ] = 0
     layout: Annotated[
         Literal["auto", "shared", "plain"],
         Meta(
@@ -66,15 +72,17 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         if not self.lora_rank:
             for option in ("lora_dropout", "lora_targets"):
                 if getattr(self, option):
-                    yield Fault(option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16")
+                    yield Fault(
+                        option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16"
+                    )
 
 
 class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
     """A causal language model, learning with all its weights or through LoRA (arXiv:2106.09685).
 
     A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
-    architecture allows it; only positions that predict a completion token reach the vocabulary. The reference of
-    `logprobs_ref` is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy is held.
+    architecture allows it; only positions that predict a completion token reach the vocabulary. The reference
+    is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy is held.
     """
 
     name: ClassVar[str] = "causal-lm"
@@ -83,13 +91,15 @@ class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
     path: Annotated[
         str,
         Meta(
-            description="a folder, a hub id, a .gguf file, pkg:PACKAGE/FILE inside an installed package, or @PHASE for the "
-            "model an earlier phase made",
+            description="a folder, a hub id, a .gguf file, pkg:PACKAGE/FILE inside an installed package, or @PHASE for "
+            "the model an earlier phase made",
             extra=PHASE_MODEL,
         ),
     ]
     revision: Annotated[str, Meta(description='branch, tag or commit of a hub id; "" is its default branch')] = ""
-    trust_remote_code: Annotated[bool, Meta(description="run code that comes with the model: only if you have read it")] = False
+    trust_remote_code: Annotated[
+        bool, Meta(description="run code that comes with the model: only if you have read it")
+    ] = False
 
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)

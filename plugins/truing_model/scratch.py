@@ -56,7 +56,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     """256 bytes, the marks of the chat roles, and an end mark; with a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     marks = [_END, "<|system|>", "<|user|>", "<|assistant|>"]
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate([*alphabet, *marks])}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={symbol: index for index, symbol in enumerate([*alphabet, *marks])}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(marks)

@@ -25,7 +25,7 @@ keys = st.one_of(
     st.text(SIGNS + '"\\\t', max_size=4).map(lambda key: (basic(key), key)),
     st.text(SIGNS.replace("'", '"\\'), max_size=4).map(lambda key: (f"'{key}'", key)),
 )
-comments = st.one_of(st.just(""), st.text(SIGNS + "\"\\'[{\"", max_size=6).map(lambda text: f" # {text}"))
+comments = st.one_of(st.just(""), st.text(SIGNS + '"\\\'[{"', max_size=6).map(lambda text: f" # {text}"))
 strings = st.one_of(
     plain.map(basic),
     plain.map(lambda text: f"'{text.replace(chr(39), '')}'"),
@@ -68,7 +68,9 @@ class Writer:
         self._names += 1
         written, meant = key
         mark = f"n{self._names}"
-        return (written[:-1] + mark + written[-1], meant + mark) if written[0] in "\"'" else (key[0] + mark, meant + mark)
+        return (
+            (written[:-1] + mark + written[-1], meant + mark) if written[0] in "\"'" else (key[0] + mark, meant + mark)
+        )
 
     def note(self, path: toml.Path) -> None:
         self.lines.setdefault(path, self.text.count("\n") + 1)
@@ -88,7 +90,9 @@ def texts(draw: st.DrawFn) -> tuple[str, dict[toml.Path, int]]:
 
     def header(mark: str, written: list[str]) -> None:
         brackets = ("[" * len(mark), "]" * len(mark))
-        out.text += f"{draw(st.sampled_from(['', '  ']))}{brackets[0]}{'.'.join(written)}{brackets[1]}{draw(comments)}\n"
+        out.text += (
+            f"{draw(st.sampled_from(['', '  ']))}{brackets[0]}{'.'.join(written)}{brackets[1]}{draw(comments)}\n"
+        )
 
     pairs(())
     for _ in range(draw(st.integers(0, 3))):
@@ -150,7 +154,11 @@ def test_a_table_that_only_its_inner_tables_name_stands_at_the_first_of_them() -
 
 def test_a_table_written_after_its_inner_table_stands_at_its_own_header() -> None:
     document = toml.parse("[a.b]\nx = 1\n[a]\ny = 2\n", "r.toml")
-    assert (document.where("a"), document.where("a", "y"), document.where("a", "b")) == ("r.toml:3", "r.toml:4", "r.toml:1")
+    assert (document.where("a"), document.where("a", "y"), document.where("a", "b")) == (
+        "r.toml:3",
+        "r.toml:4",
+        "r.toml:1",
+    )
 
 
 @pytest.mark.parametrize(

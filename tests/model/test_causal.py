@@ -1,4 +1,4 @@
-"""The model that learns: gradients that do not depend on how a batch is cut, and steps that can be undone and gone on from."""
+"""The model that learns: gradients that do not depend on how a batch is cut, steps that can be gone on from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model.conftest import FAMILIES, pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.model.conftest import FAMILIES, pairs
 from truing.errors import RunFailed
 from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, REJECTED, Batch, Group, fields
 from truing.run import Run, Stopped
@@ -76,7 +76,9 @@ def test_the_gradient_of_a_step_is_that_of_the_loss_written_out_by_hand(family_f
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rank", [0, 4])
-def test_before_the_first_step_policy_and_reference_are_one(family: str, rank: int, family_folder: Any, run: Run) -> None:
+def test_before_the_first_step_policy_and_reference_are_one(
+    family: str, rank: int, family_folder: Any, run: Run
+) -> None:
     model = model_of(family_folder(family), run, lora_rank=rank)
     model.attach(optimizer(run), 3)
     batch = model.annotate(model.encode(batch_of(pairs())).batch, DPO_NEEDS)
@@ -174,7 +176,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_the_step_and_the_groups(
     def broken(batch: Batch) -> LossValue:
         return LossValue({"broken": Term(batch[LOGPROBS].sum() * float("nan"), "token")})
 
-    with pytest.raises(RunFailed, match="step 1: .* not a number.*g0, g1"):
+    with pytest.raises(RunFailed, match=r"step 1: .* not a number.*g0, g1"):
         model.learn(model.encode(batch_of(pairs(3))).batch, broken)
     assert torch.equal(weights(model), before)
 

@@ -143,5 +143,3 @@ def test_tokens_lie_in_the_order_of_the_completions() -> None:
     assert batch[SEQ].tolist() == [0, 0, 0, 1, 1]
     assert len(batch[TOKENS]) == 5
     assert len(batch[PROMPT_TOKENS]) == 1
-
-

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-
 from tests.model.conftest import FAMILIES, pairs
+
 from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, TOKENS, Batch
 from truing.run import Run
 from truing_model.encode import with_tokens
@@ -70,14 +70,18 @@ def test_a_model_whose_attention_window_is_shorter_than_its_rows_is_given_plain_
 
 
 def lengths() -> st.SearchStrategy[list[tuple[int, list[int]]]]:
-    return st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=6)
+    return st.lists(
+        st.tuples(st.integers(1, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=6
+    )
 
 
 def batch_with(sizes: list[tuple[int, list[int]]]) -> Batch:
     group = torch.tensor([at for at, (_, answers) in enumerate(sizes) for _ in answers])
     text = Batch({IDS: [str(at) for at in range(len(sizes))], GROUP: group})
     prompts = [[at] * prompt for at, (prompt, _) in enumerate(sizes)]
-    answers = [list(range(100 * at, 100 * at + answer)) for at, answer in enumerate(a for _, all_ in sizes for a in all_)]
+    answers = [
+        list(range(100 * at, 100 * at + answer)) for at, answer in enumerate(a for _, all_ in sizes for a in all_)
+    ]
     return with_tokens(text, prompts, answers)
 
 
@@ -111,7 +115,7 @@ def test_in_a_shared_row_each_answer_sees_its_prompt_and_itself_and_nothing_else
         for step in range(len(one.targets)):
             place = row.predicts[at]
             seen = row.tokens[row.mask[place]]
-            # What a token is predicted from: its prompt and the answer so far, in order, positions counted from the prompt.
+            # What a token is predicted from: its prompt and the answer so far, in order, from position 0.
             assert torch.equal(seen, one.tokens[: one.predicts[step] + 1])
             assert torch.equal(row.positions[row.mask[place]], torch.arange(len(seen)))
             at += 1

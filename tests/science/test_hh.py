@@ -1,4 +1,4 @@
-"""SFT, then DPO, of SmolLM2-135M-Instruct on 200 real comparisons: what was kept aside must be judged better afterwards.
+"""SFT, then DPO, of SmolLM2-135M-Instruct on 200 real comparisons: those kept aside must be judged better afterwards.
 
 About 15 minutes on two CPU cores, so it belongs to `make science`. The rows are not HH-RLHF's own test split, and the
 figures are not comparable with published ones.

@@ -76,8 +76,9 @@ def resume(
 
     journal = _journal(folder)
     _refuse(journal, force)
+    _return_to(journal)
     plugins = discover(block or ())
-    loaded = load(folder / "resolved.toml", plugins)
+    loaded = load(journal.folder / "resolved.toml", plugins)
     _go(loaded, journal, plugins, _mode(json, quiet, loaded), resumed=True, traceback=traceback)
 
 
@@ -93,7 +94,9 @@ def track(folder: Folder, block: Block = None) -> None:
     from truing.recipe import load
 
     journal = _journal(folder)
-    recipe = load(folder / "resolved.toml", discover(block or ()))
+    _under_way(journal)
+    _return_to(journal)
+    recipe = load(journal.folder / "resolved.toml", discover(block or ()))
     anyio.run(track, recipe, journal)
     output.say("everything has arrived")
 
@@ -101,9 +104,21 @@ def track(folder: Folder, block: Block = None) -> None:
 def _journal(folder: Path) -> Journal:
     from truing.journal import Journal
 
-    journal = Journal(folder)
+    journal = Journal(folder.resolve())
     journal.read()
     return journal
+
+
+def _return_to(journal: Journal) -> None:
+    """Go to the folder the run was started in: the paths of its recipe are relative to it."""
+    from truing.errors import Problem, UserError
+
+    place = journal.read().place
+    try:
+        os.chdir(place)
+    except OSError as error:
+        what = f"cannot return to {place}, where this run was started: {error.strerror}"
+        raise UserError(Problem(str(journal.folder), what)) from None
 
 
 def _refuse(journal: Journal, force: bool) -> None:
@@ -121,10 +136,17 @@ def _refuse(journal: Journal, force: bool) -> None:
     if kept.host != socket.gethostname():
         what = f"process {kept.pid} on {kept.host} was running this, and from here nobody can see whether it still does"
         raise UserError(Problem(where, what, "if it does not, add --force"))
-    if _alive(kept.pid):
-        raise UserError(
-            Problem(where, f"process {kept.pid} is running this right now", "stop it first, or wait for it")
-        )
+    _under_way(journal)
+
+
+def _under_way(journal: Journal) -> None:
+    """Refuse a run that a process of this machine works on right now. Raises UserError."""
+    from truing.errors import Problem, UserError
+
+    kept = journal.read()
+    if kept.status == "running" and kept.host == socket.gethostname() and _alive(kept.pid):
+        what = f"process {kept.pid} is running this right now"
+        raise UserError(Problem(str(journal.folder), what, "stop it first, or wait for it"))
 
 
 def _alive(pid: int) -> bool:
@@ -160,9 +182,9 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
     from truing.errors import TruingError, first_cause
     from truing.run import Stop
 
-    stop, console = Stop(), list[Any]()
+    stop = Stop()
+    console = _console(recipe, journal, plugins, mode)
     try:
-        console = _console(recipe, journal, plugins, mode)
         status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed))
     except KeyboardInterrupt:
         status = None
@@ -175,12 +197,7 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
         kept.write_text("".join(tracebacks.format_exception(cause)), encoding="utf-8")
         output.say_unexpected(cause, traceback, str(kept))
         raise typer.Exit(1) from None
-    if status is None:
-        # Torn away, the run could not close what shows it, and a terminal would be left without its cursor.
-        for observer in console:
-            anyio.run(observer.close)
-        status = "interrupted"
-        journal.mark(status, stop.reason)
+    status = status or "interrupted"
     _last_words(recipe, journal, status, mode)
     if status == "interrupted":
         _leave()
@@ -248,7 +265,9 @@ def _tracking(recipe: Recipe) -> list[str]:
     """Where MLflow shows the run: a server's address, or the command that serves a file."""
     told: list[str] = [getattr(spec, "tracking_uri", "") for spec in recipe.observers if spec.name == "mlflow"]
     uris = [uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db" for uri in told]
-    return [uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}" for uri in uris]
+    return [
+        uri.rpartition("@")[2] if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}" for uri in uris
+    ]
 
 
 def _leave() -> NoReturn:
