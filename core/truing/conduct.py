@@ -80,6 +80,7 @@ async def conduct(
         raise
     except BaseException as error:
         failure = first_cause(error)
+        bus.close()
     journal.mark(status if not failure else "failed", _reason(failure) if failure else stop.reason)
     if failure:
         raise failure

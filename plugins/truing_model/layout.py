@@ -33,6 +33,11 @@ class Row:
     targets: Tensor
     mask: Tensor | None
 
+    def to(self, device: torch.device) -> Row:
+        """This row on another device."""
+        tensors = (self.tokens, self.positions, self.predicts, self.targets)
+        return Row(*(tensor.to(device) for tensor in tensors), self.mask if self.mask is None else self.mask.to(device))
+
 
 def micro_batches(batch: Batch, budget: int) -> Iterator[Batch]:
     """Cut a batch between groups into pieces of at most `budget` tokens; a larger group is a piece of its own."""

@@ -65,7 +65,7 @@ def test_a_folder_without_a_sound_run_json_is_no_run_folder(tmp_path: Path, cont
         Journal(tmp_path).read()
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_that_was_saved_is_the_newest(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_an_earlier_crash_left_half_written_is_no_part_of_the_next(tmp_path
     assert not (tmp_path / "model.part").exists()
 
 
-# --- events ------------------------------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 def test_events_are_read_as_they_were_written(journal: Journal) -> None:
@@ -164,7 +164,7 @@ def test_a_run_without_events_has_none(journal: Journal) -> None:
     assert (list(journal.events()), journal.count()) == ([], 0)
 
 
-# --- disks that are full -----------------------------------------------------------------------------------------------
+# --- disks that are full ----------------------------------------------------------------------------------------------
 
 
 def test_a_place_where_no_folder_can_be_made_is_the_users_to_mend(tmp_path: Path, recipe: MakeRecipe) -> None:

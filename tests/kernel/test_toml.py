@@ -41,8 +41,8 @@ scalars = st.one_of(strings, st.sampled_from(["1", "-0.5", "true", "1979-05-27",
 def arrays(draw: st.DrawFn, inner: st.SearchStrategy[str]) -> str:
     """An array over several lines, with comments among its elements."""
     parts = ["["]
-    for value in draw(st.lists(inner, max_size=3)):
-        parts.append(draw(st.sampled_from(["", "\n", "  # ] }\n", "\n\n\t"])) + value + ",")
+    gaps = st.sampled_from(["", "\n", "  # ] }\n", "\n\n\t"])
+    parts.extend(draw(gaps) + value + "," for value in draw(st.lists(inner, max_size=3)))
     return "".join(parts) + draw(st.sampled_from(["]", "\n]", "# [\n]"]))
 
 
@@ -180,7 +180,7 @@ def test_a_syntax_error_is_told_with_its_line(text: str, line: int, what: str) -
     assert "at line" not in problem.what
 
 
-# --- overrides ---------------------------------------------------------------------------------------------------------
+# --- overrides --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,16 @@ def test_in_a_shared_row_each_answer_sees_its_prompt_and_itself_and_nothing_else
 def test_a_shared_row_holds_each_prompt_once_and_no_padding(sizes: list[tuple[int, list[int]]]) -> None:
     [row] = shared_rows(batch_with(sizes))
     assert len(row.tokens) == sum(prompt + sum(answers) for prompt, answers in sizes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_chunked_head_says_what_the_models_own_logits_say(
+    rank: int, family: str, family_folder: Any, run: Run
+) -> None:
+    model = built(family_folder(family), run, lora_rank=rank)
+    assert model.policy.plain_head
+    batch = model.encode(batch_of(pairs())).batch
+    ours = model.policy(batch)[LOGPROBS]
+    model.policy.plain_head = False
+    torch.testing.assert_close(ours, model.policy(batch)[LOGPROBS], rtol=0, atol=1e-5)
