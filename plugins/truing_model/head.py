@@ -24,7 +24,7 @@ class TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, compute: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """hidden [token, width], weight [vocabulary, width], targets [token]; returns log p and H, both [token], in nats.
+        """hidden [token, width], weight [vocabulary, width], targets [token]; gives log p and H [token], in nats.
 
         compute: the type of the matrix products; everything after them is fp32 at least.
         """
