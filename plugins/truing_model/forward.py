@@ -23,8 +23,8 @@ LAYOUTS: dict[str, Layout] = {"shared": shared_rows, "plain": plain_rows}
 class Policy(nn.Module):
     """A language model behind one door: a batch in, the log-probability of every completion token out.
 
-    model: a causal language model of transformers, or peft's wrapper of one. bf16: compute in bfloat16, whatever the type
-    of the weights.
+    model: a causal language model of transformers, or peft's wrapper of one. bf16: compute in bfloat16, whatever the
+    type of the weights.
     """
 
     def __init__(self, model: nn.Module, layout: Layout, bf16: bool) -> None:
