@@ -69,7 +69,8 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     loop = phase.loop
     for key, value in (("steps", loop.steps), ("epochs", loop.epochs)):
         if value is not None and value < 1:
-            yield Problem(document.where(*phase.table("loop", key)), f"loop.{key}: expected `int` >= 1")
+            path = phase.table("loop", key)
+            yield Problem(document.where(*path), f"{'.'.join(path)}: expected `int` >= 1")
     if loop.steps is not None and loop.epochs is not None:
         what = "loop.steps and loop.epochs both say when to stop"
         yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
@@ -103,7 +104,9 @@ def _accepts_a_phase(hint: Any) -> bool:
 def _contract(
     phase: Phase, document: Document, registry: Registry, broken: Collection[tuple[str | int, ...]]
 ) -> Iterator[Problem]:
-    if any(phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model")):
+    if phase.model is None or any(
+        phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model")
+    ):
         return
     for first in ("source", "holdout"):
         opening = getattr(phase, first)
