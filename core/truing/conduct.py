@@ -27,6 +27,8 @@ from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
 from truing.stage import Loss, LossValue, Model, Observer
 
+_CLOSE_SECONDS = 60.0
+"""how long observers may take to finish once the run has ended"""
 _LAST_SECONDS = 2.0
 """how long an observer may take to close when the run is cancelled"""
 _PACKAGES = ("truing", "torch", "transformers", "accelerate", "peft", "datasets", "mlflow", "msgspec", "anyio")
@@ -72,6 +74,8 @@ async def conduct(
                 failure = await _phases(recipe, journal, run)
                 status = "failed" if failure else "interrupted" if stop else "finished"
                 bus.publish(RunEnded(status=status, reason=_reason(failure) if failure else stop.reason))
+                # An observer that hangs is left behind; what it did not do, `truing track` does later.
+                strangers.cancel_scope.deadline = anyio.current_time() + _CLOSE_SECONDS
             bus.close()
     except anyio.get_cancelled_exc_class():
         bus.publish(RunEnded(status="interrupted", reason=stop.reason or "cancelled"))

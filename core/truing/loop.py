@@ -161,7 +161,7 @@ async def _holdout(parts: Parts, run: Run) -> Batch | None:
         return None
     info = await _open(parts.holdout, "holdout", run)
     async for raw in parts.holdout.batches(info.groups, 0):
-        encoded = parts.model.encode(raw)
+        encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
         if encoded.dropped:
             what = (
                 f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"

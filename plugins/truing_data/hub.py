@@ -5,6 +5,7 @@ The library honours HF_HUB_OFFLINE and HF_HOME by itself; it no longer runs code
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def data_set(spec: HuggingFace) -> Any:
     """The `datasets.Dataset` that the options name. Raises UserError with the library's own reason."""
     datasets = library("datasets", "data", spec.path)
     datasets.disable_progress_bars()
-    folder = Path(spec.path).expanduser()
+    folder = Path(os.path.expanduser(spec.path))
     try:
         if any((folder / name).exists() for name in _SAVED):
             return _split(datasets.load_from_disk(str(folder)), spec)

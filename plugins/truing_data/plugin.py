@@ -6,6 +6,7 @@ groups, `files` and `hub` read rows, `tasks` makes puzzles up, `held` hands grou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -235,7 +236,7 @@ class HuggingFace(MappedSource, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Fault]:
         """A local folder that is not there, and options that cannot go together."""
-        path = Path(self.path).expanduser()
+        path = Path(os.path.expanduser(self.path))
         local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or "\\" in self.path
         if not path.exists() and local:
             yield Fault("path", f"no folder {path.absolute()}", _neighbour(path))
@@ -308,7 +309,7 @@ def paths(written: str | list[str]) -> list[Path]:
     """The files that a `path` means, each once: those it names, and those its patterns match, in alphabetical order."""
     found: dict[Path, None] = {}
     for pattern in [written] if isinstance(written, str) else written:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if path.exists():
             found[path] = None
         elif path != Path(path.anchor):
@@ -322,7 +323,7 @@ def _missing_files(written: str | list[str]) -> Iterable[Fault]:
     if not patterns:
         yield Fault("path", "path names no file")
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if not paths(pattern):
             what = "no file matches" if any(sign in pattern for sign in "*?[") else "no file"
             yield Fault("path", f"{what} {path.absolute()}", _neighbour(path))

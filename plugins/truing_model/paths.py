@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -20,13 +21,18 @@ def problems(path: str) -> Iterable[Fault]:
     local = local_path(path)
     if path.startswith("pkg:") and local is None:
         package = path.removeprefix("pkg:").partition("/")[0]
-        yield Fault("path", f'the package "{package}" is not installed', f"pip install {package.replace('_', '-')}")
+        if package.isidentifier():
+            mend = f"pip install {package.replace('_', '-')}"
+            yield Fault("path", f'the package "{package}" is not installed', mend)
+        else:
+            yield Fault("path", f'"{package}" cannot be a package', "write pkg:PACKAGE/FILE")
     elif local is None:
         if not _HUB.fullmatch(path):
             yield Fault("path", f'"{path}" is no folder here and no hub id', "hub ids look like organisation/model")
     elif not local.exists():
         beside = [entry.name for entry in local.parent.glob(f"*{local.suffix}")]
-        yield Fault("path", f"no {local}", did_you_mean(local.name, beside))
+        mend = did_you_mean(local.name, beside) or "name a folder, a .gguf file or a hub id"
+        yield Fault("path", f"no {local}", mend)
     elif local.is_dir() and not (local / "config.json").exists():
         yield Fault(
             "path", f"{local} holds no model: it has no config.json", "name a folder that save_pretrained wrote"
@@ -39,9 +45,9 @@ def local_path(path: str) -> Path | None:
     """The file or folder a path names, there or not; None for a hub id and for a package that is not installed."""
     if path.startswith("pkg:"):
         package, _, inside = path.removeprefix("pkg:").partition("/")
-        found = find_spec(package)
+        found = find_spec(package) if package.isidentifier() else None
         places = list(found.submodule_search_locations or []) if found else []
         return Path(places[0]) / inside if places else None
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     looks_local = path.startswith((".", "/", "~")) or path.endswith(".gguf") or place.exists() or path.count("/") > 1
     return place.absolute() if looks_local else None
