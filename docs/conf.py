@@ -18,6 +18,7 @@ exclude_patterns = ["_build", "_ext", "_static"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
 nitpicky = True
+smartquotes = False
 
 html_theme = "furo"
 html_title = f"truing {version}"

@@ -91,7 +91,7 @@ def test_reward_accuracy_and_margin_on_held_out_comparisons_rise(tmp_path: Path)
     recipe = read(RECIPE, "hh.toml", plugins)
     journal = Journal.create(tmp_path, recipe, versions(plugins))
     assert anyio.run(conduct, recipe, journal, plugins, Stop()) == "finished"
-    looks = [json.loads(line) for line in (journal.folder / "events.jsonl").open()]
+    looks = [json.loads(line) for line in (journal.folder / "events.jsonl").read_text().splitlines()]
     sft, dpo = (held_out(looks, phase) for phase in ("sft", "dpo"))
     print(f"sft: {sft}\ndpo: {dpo}")
     assert sft[-1]["loss"] < sft[0]["loss"]
