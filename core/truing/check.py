@@ -23,6 +23,7 @@ PHASE_MODEL = {"accepts": "@model"}
 """`Meta(extra=PHASE_MODEL)` marks an option that may name the model of an earlier phase: `path = "@sft"`."""
 
 _NEEDED = ("source", "model", "optimizer", "loss")
+_PLANNED = ("generator", "scorer", "advantage")
 _MENDS = {
     "source": "a phase learns from a [source] of groups",
     "model": "a phase needs the [model] that learns",
@@ -63,6 +64,10 @@ def _tables(phase: Phase, document: Document) -> Iterator[Problem]:
         if table not in present:
             header = ".".join(phase.table(table))
             yield Problem(document.where(*phase.table()), f"no [{header}] in this recipe", _MENDS[table])
+    for table in _PLANNED:
+        if table in present:
+            what = f"no loop uses a {table} yet: phases learn from groups that exist"
+            yield Problem(document.where(*phase.table(table)), what, "take it out")
 
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:

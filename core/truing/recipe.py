@@ -167,9 +167,8 @@ class _Reader:
         known = {*_TOP, "observer", *(("phase",) if phased else (*TABLES, "loop"))}
         for key in values:
             if key not in known:
-                mend = (
-                    "a recipe with phases keeps its tables inside them" if phased and key in {*TABLES, "loop"} else ""
-                )
+                inside = phased and key in {*TABLES, "loop"}
+                mend = f"a recipe with phases keeps its tables inside them: phase.NAME.{key}" if inside else ""
                 self.say(
                     (key,),
                     f"no table [{key}] in a recipe" if isinstance(values[key], dict) else f'a recipe has no "{key}"',
@@ -243,7 +242,9 @@ class _Reader:
         before = len(self.problems)
         for key in options:
             if key not in known:
-                self.say((*path, key), f'{_header(path)} has no option "{key}"', did_you_mean(key, known))
+                self.say(
+                    (*path, key), f'{_header(path)} has no option "{key}"', did_you_mean(key, known) or _look(into)
+                )
         for key, option in known.items():
             if option.required and key not in options:
                 self.say(path, f'{_header(path)} needs "{key}"', _meaning(hints[key]))
@@ -284,6 +285,10 @@ def _collect(problems: list[Problem], work: Callable[[str], None], argument: str
 
 def _header(path: Sequence[str | int]) -> str:
     return f"[[{path[0]}]]" if isinstance(path[-1], int) else f"[{'.'.join(map(str, path))}]"
+
+
+def _look(into: type[msgspec.Struct]) -> str:
+    return f"`truing show {into.kind} {into.name}` tells its options" if issubclass(into, Spec) else ""
 
 
 def _meaning(hint: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -42,6 +43,9 @@ class Mlflow(ObserverSpec, frozen=True, kw_only=True):
     def problems(self) -> Iterable[Fault]:
         """Addresses that MLflow would refuse, or that do not mean what they seem to mean."""
         uri = self.tracking_uri.strip()
+        if "@" in urlsplit(uri).netloc:
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment instead"
+            yield Fault("tracking_uri", "a password in a recipe is kept with every run of it", mend)
         if _is_a_folder(uri):
             what = f'MLflow keeps no new runs in a folder like "{uri}"'
             yield Fault(

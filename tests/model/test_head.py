@@ -30,7 +30,10 @@ def example(tokens: int = 23) -> tuple[Tensor, Tensor, Tensor]:
 def test_numbers_and_gradients_are_those_of_the_naive_way(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHUNK", chunk)
     hidden, weight, targets = example()
-    ours, theirs = token_logprobs(hidden, weight, targets, torch.float64), naive(hidden, weight, targets)
+    ours, theirs = (
+        token_logprobs(hidden, weight, targets, torch.float64, with_entropy=True),
+        naive(hidden, weight, targets),
+    )
     scale = torch.linspace(-1, 2, len(targets), dtype=torch.float64)
     for output, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
@@ -44,7 +47,10 @@ def test_numbers_and_gradients_are_those_of_the_naive_way(chunk: int, monkeypatc
 def test_gradients_agree_with_finite_differences() -> None:
     hidden, weight, targets = example(5)
     assert torch.autograd.gradcheck(
-        lambda h, w: token_logprobs(h, w, targets, torch.float64), (hidden, weight), eps=1e-6, atol=1e-7
+        lambda h, w: token_logprobs(h, w, targets, torch.float64, with_entropy=True),
+        (hidden, weight),
+        eps=1e-6,
+        atol=1e-7,
     )
 
 

@@ -29,7 +29,12 @@ def list_components(
 
     plugins = discover(block or ())
     rows = [
-        {"kind": shelf, "name": name, "plugin": plugins.registry.plugin_of(spec), "about": doc(spec).partition("\n")[0]}
+        {
+            "kind": shelf,
+            "name": name,
+            "plugin": plugins.registry.plugin_of(spec),
+            "about": " ".join(doc(spec).partition("\n\n")[0].split()),
+        }
         for shelf in ([_kind(kind)] if kind else KINDS)
         for name, spec in plugins.registry.shelf(shelf).items()
     ]
