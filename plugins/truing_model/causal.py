@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from truing_model import plugin
 from truing_model.encode import Encoder
 from truing_model.forward import LAYOUTS, Policy, choose_layout
 from truing_model.layout import micro_batches
-from truing_model.loading import load_model, load_tokenizer
+from truing_model.loading import cache_folder, load_model, load_tokenizer
 from truing_model.lora import add_lora, merged
 from truing_model.machine import bf16_is_faster, keep_freed_memory
+from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
 from truing_model.state import load_state, save_state, trainable
 from truing_model.step import StepSums, counts_of, surrogate
-from truing_tensor.groups import join
+from truing_tensor.groups import join, take
 
 
 class CausalLm:
@@ -47,7 +49,7 @@ class CausalLm:
         if self.accelerator.num_processes > 1:
             raise RunFailed("truing trains in one process so far; start it without a launcher")
         if spec.trust_remote_code:
-            run.bus.publish(Notice(phase=run.phase, text=f"code that comes with the model {spec.path} is being run"))
+            self._say(f"code that comes with the model {spec.path} is being run")
         self.device = self.accelerator.device
         self.bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and bf16_is_faster(self.device.type))
         self.path = run.resolve(spec.path)
@@ -58,13 +60,14 @@ class CausalLm:
         held = torch.bfloat16 if self.bf16 and spec.lora_rank else torch.float32
         base = load_model(spec, self.path, held).to(self.device)
         self.layout = spec.layout if spec.layout != "auto" else choose_layout(base, spec.max_tokens)
+        # Before an adapter changes the names of its weights: the reference is the model as it was loaded.
+        self.store = self._open_store(base) if LOGPROBS_REF in run.wanted else None
         if spec.gradient_checkpointing:
             # The older name goes in transformers 6, the newer came in 5.2x.
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         model = add_lora(base, spec) if spec.lora_rank else base
         self.policy = self._policy(model)
-        self.reference = self._load_reference() if LOGPROBS_REF in run.wanted and not spec.lora_rank else None
 
     def encode(self, batch: Batch) -> Encoded:
         """Text to tokens."""
@@ -74,9 +77,19 @@ class CausalLm:
         """Add LOGPROBS_REF [token] if wanted: what the loss needs and learning does not change. Raises Stopped."""
         if LOGPROBS_REF not in wanted:
             return batch
-        with self._as_reference() as reference:
-            found = join([self._look(reference, piece) for piece in self._pieces(batch)])
-        return batch.put(LOGPROBS_REF, found[LOGPROBS])
+        assert self.store, "built for a phase that needs no reference"
+        keys, sizes = group_keys(batch), group_sizes(batch)
+        missing = [
+            at for at, (key, size) in enumerate(zip(keys, sizes, strict=True)) if self.store.get(key, size) is None
+        ]
+        if missing:
+            unknown = take(batch, missing)
+            with self._as_reference() as reference:
+                found = join([self._look(reference, piece) for piece in self._pieces(unknown)])
+            for at, logprobs in zip(missing, by_group(unknown, found[LOGPROBS]), strict=True):
+                self.store.put(keys[at], logprobs)
+        known = [self.store.get(key, size) for key, size in zip(keys, sizes, strict=True)]
+        return batch.put(LOGPROBS_REF, torch.cat([logprobs for logprobs in known if logprobs is not None]))
 
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn for so many steps."""
@@ -119,6 +132,7 @@ class CausalLm:
 
     def checkpoint(self, folder: Path) -> None:
         """Write what is needed to go on."""
+        self._keep_reference()
         save_state(folder, self._bare(), self.optimizer, self.scheduler, self.version)
 
     def restore(self, folder: Path) -> None:
@@ -127,6 +141,7 @@ class CausalLm:
 
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads; with LoRA the merged model, and the adapter itself in `adapter/`."""
+        self._keep_reference()
         model = self._bare().model
         if self.spec.lora_rank:
             model.save_pretrained(folder / "adapter")
@@ -151,17 +166,30 @@ class CausalLm:
     def _bare(self) -> Policy:
         return self.accelerator.unwrap_model(self.policy)
 
-    def _load_reference(self) -> Policy:
+    def _open_store(self, base: nn.Module) -> ReferenceStore:
+        name = fingerprint(base, self.bf16, self.layout)
+        return ReferenceStore(cache_folder() / "reference" / name, self._say)
+
+    def _keep_reference(self) -> None:
+        if self.store:
+            self.store.flush()
+
+    def _say(self, text: str) -> None:
+        self.run.bus.publish(Notice(phase=self.run.phase, text=text))
+
+    @cached_property
+    def reference(self) -> Policy:
+        """A frozen copy of the model as it was loaded, made when it is first asked something."""
         model = load_model(self.spec, self.path, torch.float32).to(self.device)
         return self._policy(model.requires_grad_(False))
 
     @contextmanager
     def _as_reference(self) -> Iterator[nn.Module]:
-        if self.reference is not None:
-            yield self.reference
-        else:
+        if self.spec.lora_rank:
             with self._bare().model.disable_adapter():
                 yield self.policy
+        else:
+            yield self.reference
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         budget = self.spec.micro_tokens or (8192 if self.device.type == "cuda" else 512)

@@ -82,7 +82,8 @@ class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
 
     A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
     architecture allows it; only positions that predict a completion token reach the vocabulary. The reference
-    is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy is held.
+    is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy answers. What it
+    says of a group is computed once and kept in the cache folder.
     """
 
     name: ClassVar[str] = "causal-lm"
