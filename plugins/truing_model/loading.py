@@ -6,7 +6,9 @@ A GGUF file takes ten seconds and more to unpack, so what comes out is kept as s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,11 @@ def _unpack(file: Path, folder: Path) -> None:
     # Without dequantize the model counts as quantized: it can neither be trained nor saved.
     plain = GgufConfig(dequantize=True)
     where = {"gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(file.parent, **where, quantization_config=plain, dtype=torch.float32)
+    # Its bar cannot be turned off, and would be drawn across the run's own.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, **where, quantization_config=plain, dtype=torch.float32
+        )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
 
