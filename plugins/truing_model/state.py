@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-_RANDOM = "random/"
+_OPTIMIZER = "optimizer."
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, version: int) -> None:
-    """Write trainable weights, optimizer, schedule and random state into a folder."""
-    save_file(
-        {name: value.detach().contiguous() for name, value in trainable(model).items()}, folder / "weights.safetensors"
-    )
+    """Write trainable weights, optimizer, schedule and random state into a folder: a file for every kind of tensor.
+
+    The files are written side by side: one writer alone does not keep a disk busy, and a person may be waiting.
+    """
+    files = {"weights": {name: value.detach().contiguous() for name, value in trainable(model).items()}}
+    files["random"] = _random_state()
     state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for index, slots in state["state"].items():
         for slot, value in slots.items():
-            where = tensors if isinstance(value, Tensor) else numbers
-            where[f"{index}.{slot}"] = value
-    tensors |= {f"{_RANDOM}{name}": value for name, value in _random_state().items()}
-    save_file(tensors, folder / "optimizer.safetensors")
+            if isinstance(value, Tensor):
+                files.setdefault(f"{_OPTIMIZER}{slot}", {})[str(index)] = value
+            else:
+                numbers[f"{index}.{slot}"] = value
+    with ThreadPoolExecutor() as writers:
+        for done in [writers.submit(save_file, file, folder / f"{name}.safetensors") for name, file in files.items()]:
+            done.result()
     plain = {
         "groups": state["param_groups"],
         "numbers": numbers,
@@ -46,15 +51,16 @@ def load_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: 
         for name, value in trainable(model).items():
             value.copy_(weights[name])
     plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "optimizer.safetensors")
-    random = {name.removeprefix(_RANDOM): tensors.pop(name) for name in list(tensors) if name.startswith(_RANDOM)}
     slots: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **plain["numbers"]}.items():
+    for file in folder.glob(f"{_OPTIMIZER}*.safetensors"):
+        for index, value in load_file(file).items():
+            slots.setdefault(int(index), {})[file.stem.removeprefix(_OPTIMIZER)] = value
+    for key, value in plain["numbers"].items():
         index, _, slot = key.partition(".")
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": plain["groups"]})
     scheduler.load_state_dict(plain["scheduler"])
-    _set_random_state(random)
+    _set_random_state(load_file(folder / "random.safetensors"))
     return int(plain["version"])
 
 
