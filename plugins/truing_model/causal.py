@@ -86,6 +86,8 @@ class CausalLm:
             unknown = take(batch, missing)
             with self._as_reference() as reference:
                 found = join([self._look(reference, piece) for piece in self._pieces(unknown)])
+            if not found[LOGPROBS].isfinite().all():
+                raise RunFailed(f"the reference gives no numbers; the groups were {', '.join(unknown[IDS])}")
             for at, logprobs in zip(missing, by_group(unknown, found[LOGPROBS]), strict=True):
                 self.store.put(keys[at], logprobs)
         known = [self.store.get(key, size) for key, size in zip(keys, sizes, strict=True)]

@@ -37,7 +37,8 @@ class StepSums:
 
     def gradient(self, loss: Loss, batch: Batch, outputs: Batch) -> dict[Field[Tensor], Tensor]:
         """The gradient of the step's loss with respect to each output, and add this micro-batch to the sums."""
-        leaves = {key: value.detach().float().requires_grad_() for key, value in outputs.items()}
+        # The rest of the batch is in the machine's own memory, and so little is asked of it that it stays there.
+        leaves = {key: value.detach().float().cpu().requires_grad_() for key, value in outputs.items()}
         value = loss(batch.put_all(leaves))
         self._add(value)
         totals = {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
@@ -82,4 +83,4 @@ def surrogate(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tens
 
 def _products(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Iterator[Tensor]:
     for key, gradient in gradients.items():
-        yield (outputs[key] * gradient).sum()
+        yield (outputs[key] * gradient.to(outputs[key].device)).sum()

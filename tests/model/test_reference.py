@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.model.conftest import pairs
 
+from truing.errors import RunFailed
 from truing.events import Event, Notice
 from truing.fields import LOGPROBS_REF, Batch, Group, fields
 from truing.run import Run
@@ -126,3 +127,11 @@ def test_a_cache_that_cannot_be_written_costs_a_notice_and_no_run(tmp_path: Path
     store.flush()
     assert len(told) == 1
     assert store.get("key", 2) is not None
+
+
+def test_a_reference_that_gives_no_numbers_ends_the_run_and_names_the_groups(family_folder: Any, run: Run) -> None:
+    model = model_of(family_folder("llama"), run)
+    with torch.no_grad():
+        next(model.reference.parameters()).fill_(float("nan"))
+    with pytest.raises(RunFailed, match="no numbers; the groups were g0, g1"):
+        model.annotate(model.encode(batch_of(pairs(3))).batch, WANTED)
