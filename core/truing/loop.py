@@ -61,7 +61,7 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
     if start.step == 0:
         await _evaluate(parts, holdout, run, 0)
     send, receive = run.bus.channel(Work, depth=1)
-    position = start
+    position, saved = start, start.step
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_feed, parts, loop, run, start, steps, send)
         async with receive:
@@ -71,12 +71,13 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
                     await _evaluate(parts, holdout, run, position.step)
                 if loop.checkpoint_every and position.step % loop.checkpoint_every == 0:
                     await _checkpoint(parts.model, position, loop, run, folder)
+                    saved = position.step
             # Cancel before the channel closes: a feeder that is still sending would meet a broken stream.
             tasks.cancel_scope.cancel()
     if position.step == 0 and not run.stop:
         raise RunFailed(f"no group of {info.origin} was left to learn from; the dropped ones are in events.jsonl")
     await _evaluate(parts, holdout, run, position.step)
-    if run.stop and position.step > start.step:
+    if run.stop and position.step > saved:
         await _checkpoint(parts.model, position, loop, run, folder)
 
 

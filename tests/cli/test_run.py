@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from truing.cli import running
+
 SLOW_STEPS = ("run", "toy.toml", "--set", "model.seconds=0.4")
 
 
@@ -224,3 +226,11 @@ def test_tracking_a_run_that_sends_nothing_anywhere_says_so(truing, here):
     said = truing("track", str(the_run(here)))
     assert said.status == 2
     assert "no observer of this run sends events anywhere" in said.err
+
+
+def test_a_killed_process_that_nobody_collected_is_not_taken_for_a_running_one() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not running._alive(child.pid)
+    child.wait()
+    assert running._alive(os.getpid())

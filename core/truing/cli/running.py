@@ -156,7 +156,9 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    # A killed process that nobody has collected yet still has a number; in a container that may be for good.
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def _mode(json: bool, quiet: bool, recipe: Recipe) -> Mode:
