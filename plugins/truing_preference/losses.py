@@ -19,7 +19,8 @@ def dpo(batch: Batch, *, beta: float, label_smoothing: float) -> LossValue:
 
         h = beta * (log pi(y_w|x)/ref(y_w|x) - log pi(y_l|x)/ref(y_l|x))
 
-    DPO, arXiv:2305.18290, eq. 7; e is the label smoothing of conservative DPO (the same paper's authors' note, 2023).
+    DPO, arXiv:2305.18290, eq. 7; e is the label smoothing of conservative DPO (E. Mitchell, "A note on DPO with noisy
+    preferences", 2023).
     """
     chosen, rejected = batch[CHOSEN], batch[REJECTED]
     policy, reference = sequence_logprobs(batch)
