@@ -19,13 +19,12 @@ from truing.bus import Bus
 from truing.check import wanted
 from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
-from truing.fields import Batch, Fields
 from truing.journal import Journal, PhaseFolder, write_whole
 from truing.loop import Parts, offline
 from truing.plugins import Plugins
 from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
-from truing.stage import Loss, LossValue, Model, Observer
+from truing.stage import Model, Observer
 
 _CLOSE_SECONDS = 60.0
 """how long observers may take to finish once the run has ended"""
@@ -164,20 +163,11 @@ def _build(phase: Phase, run: Run) -> Parts:
         source=phase.source.build(run),
         model=phase.model.build(run),
         optimizer=phase.optimizer.build(run),
-        loss=_declared(phase.loss.build(run), phase.loss.requires()),
+        loss=phase.loss.build(run),
         needs=phase.loss.requires(),
         holdout=phase.holdout.build(run) if phase.holdout else None,
         options=_flat(phase),
     )
-
-
-def _declared(loss: Loss, needs: Fields) -> Loss:
-    """The loss, handed what it declared and nothing else."""
-
-    def declared(batch: Batch) -> LossValue:
-        return loss(batch.only(needs))
-
-    return declared
 
 
 def _flat(phase: Phase) -> dict[str, Any]:

@@ -124,8 +124,26 @@ SEQ: Field[Tensor] = Field("seq", "token", "int64", into="seq")
 
 LOGPROBS: Field[Tensor] = Field("logprobs", "token", "float32")
 LOGPROBS_REF: Field[Tensor] = Field("logprobs_ref", "token", "float32")
+LOGPROBS_OLD: Field[Tensor] = Field("logprobs_old", "token", "float32")
+"""Under the model that wrote the completion, all of its vocabulary at temperature 1."""
+LOGPROBS_SAMPLED: Field[Tensor] = Field("logprobs_sampled", "token", "float32")
+"""Under the distribution the token was drawn from: after temperature, top-k, top-p and min-p."""
+ENTROPY: Field[Tensor] = Field("entropy", "token", "float32")
+VALUES: Field[Tensor] = Field("values", "token", "float32")
 ADVANTAGES: Field[Tensor] = Field("advantages", "token", "float32")
 SCORES: Field[Tensor] = Field("scores", "seq", "float32")
+STEP_SCORES: Field[Tensor] = Field("step_scores", "step", "float32")
+FINISH: Field[list[str]] = Field("finish", "seq")
+"""Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`."""
+VERSION: Field[Tensor] = Field("version", "seq", "int64")
+"""The version of the weights under which the first token of a completion was drawn."""
+
+LABEL: Field[Tensor] = Field("label", "seq", "int64")
+"""1: a desirable completion, 0: an undesirable one."""
+MISMATCHED: Field[Tensor] = Field("mismatched", "seq", "int64")
+"""1: a completion that was written for another prompt, 0: one for its own."""
+RANK: Field[Tensor] = Field("rank", "seq", "int64")
+"""Place of a completion among those of its group, the best is 0; completions of equal rank are tied."""
 
 SOFT: Field[Tensor] = Field("soft", "pair", "float32")
 """Probability that the first of a pair is the better one: a vote share, a labeler's belief."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
@@ -52,10 +53,30 @@ class Source(Protocol):
         ...
 
 
+class Weights(Protocol):
+    """The weights of a model at one version, for whoever samples from it.
+
+    origin: a folder or hub id from which transformers loads its configuration and its tokenizer.
+    """
+
+    version: int
+    origin: str
+
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Every tensor of the model by the name transformers gives it, adapters merged in."""
+        ...
+
+
 class Generator(Protocol):
     """Adds completions to prompts."""
 
-    async def generate(self, batch: Batch) -> Batch: ...
+    async def generate(self, batch: Batch) -> Batch:
+        """The batch with completions for every prompt: their text and tokens, and the log-probability of each."""
+        ...
+
+    async def sync_weights(self, weights: Weights) -> None:
+        """Sample from these weights from now on."""
+        ...
 
 
 class Scorer(Protocol):
@@ -92,7 +113,19 @@ class LossValue(NamedTuple):
 class Loss(Protocol):
     """A short function over flat tensors."""
 
-    def __call__(self, batch: Batch) -> LossValue: ...
+    def __call__(self, batch: Batch, /) -> LossValue: ...
+
+
+@dataclass(frozen=True)
+class DeclaredLoss:
+    """A loss that is handed the fields it declared, and nothing else."""
+
+    function: Loss
+    needs: Fields
+    whole_step: bool = False
+
+    def __call__(self, batch: Batch) -> LossValue:
+        return self.function(batch.only(self.needs))
 
 
 class Optimizer(Protocol):
@@ -136,6 +169,10 @@ class Model(Protocol):
 
     def measure(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """The loss's terms and metrics on a batch, without learning. Raises Stopped."""
+        ...
+
+    def weights(self) -> Weights:
+        """Its weights as they are now; they are read before the next step is learned."""
         ...
 
     def checkpoint(self, folder: Path) -> None:
@@ -227,12 +264,19 @@ class AdvantageSpec(Spec[AdvantageEstimator], frozen=True, kw_only=True):
 
 
 class LossSpec(Spec[Loss], frozen=True, kw_only=True):
-    """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as options."""
+    """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as options.
+
+    whole_step: it compares groups with each other, so it must see all of a step at once and not micro-batch by
+    micro-batch.
+    """
 
     kind: ClassVar[str] = "loss"
+    whole_step: ClassVar[bool] = False
 
     def build(self, run: Run) -> Loss:
-        return partial(self.implementation(), **msgspec.structs.asdict(self))
+        return DeclaredLoss(
+            partial(self.implementation(), **msgspec.structs.asdict(self)), self.requires(), self.whole_step
+        )
 
 
 class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):
