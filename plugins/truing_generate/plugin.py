@@ -1,0 +1,190 @@
+"""The menu of generators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from truing.fields import (
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    LOGPROBS_OLD,
+    LOGPROBS_SAMPLED,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    PROMPTS,
+    SEQ,
+    TOKENS,
+    VERSION,
+    Fields,
+    fields,
+)
+from truing.plugins import hookimpl
+from truing.stage import AnySpec, Fault, GeneratorSpec
+from truing_generate import addresses
+
+COMPLETED = fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION)
+"""What every generator adds, whatever it knows of log-probabilities."""
+
+
+class CompletionsSpec(GeneratorSpec, frozen=True, kw_only=True):
+    """How many completions, how long, and what ends them."""
+
+    samples: Annotated[int, Meta(ge=1, description="completions per prompt")] = 8
+    max_new_tokens: Annotated[int, Meta(ge=1, description="longest completion, its end token included")] = 256
+    stop: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="strings that end a completion; its tokens keep the string, its text does not"),
+    ] = []
+
+    def requires(self) -> Fields:
+        return fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP)
+
+    def provides(self) -> Fields:
+        return COMPLETED
+
+
+class SamplingSpec(CompletionsSpec, frozen=True, kw_only=True):
+    """From which distribution a token is drawn. The defaults are the model's own: nothing is cut off."""
+
+    temperature: Annotated[float, Meta(ge=0, description="logits are divided by it; 0: always the likeliest token")] = (
+        1.0
+    )
+    top_k: Annotated[int, Meta(ge=0, description="only the k likeliest tokens; 0: all of them")] = 0
+    top_p: Annotated[
+        float, Meta(gt=0, le=1, description="only the likeliest tokens that have this probability together")
+    ] = 1.0
+    min_p: Annotated[
+        float, Meta(ge=0, le=1, description="only tokens at least this fraction as likely as the likeliest")
+    ] = 0.0
+
+    @property
+    def samples_the_model(self) -> bool:
+        """Whether the sampling distribution is the model's own, so that both kinds of log-probability are one."""
+        return self.temperature == 1 and not self.top_k and self.top_p == 1 and not self.min_p
+
+
+class OpenAi(SamplingSpec, frozen=True, kw_only=True):
+    """A server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`.
+
+    Token ids go in and come out, so what is learned from is what was sampled; a server without token ids is refused
+    unless `tokens = "text"` says that completions may be encoded anew. A sample's seed comes from the run's seed, the
+    prompt's id, the version of the weights and the number of the sample, and is sent with it.
+    """
+
+    name: ClassVar[str] = "openai"
+    target: ClassVar[str] = "truing_generate.openai:OpenAi"
+    offers: ClassVar = {
+        LOGPROBS_OLD: 'with tokens = "exact" and logprobs = "raw_logprobs"',
+        LOGPROBS_SAMPLED: 'with tokens = "exact", logprobs = "processed_logprobs" and a vLLM server started with '
+        "--logprobs-mode processed_logprobs",
+    }
+
+    url: Annotated[str, Meta(min_length=1, description="where the server is, with or without /v1")] = (
+        "http://127.0.0.1:8000"
+    )
+    model: Annotated[str, Meta(description='what the server calls the model; "": the only one it serves')] = ""
+    key_env: Annotated[
+        str, Meta(description='name of the environment variable that holds the API key; "": the server wants none')
+    ] = ""
+    tokens: Annotated[
+        Literal["exact", "text"],
+        Meta(
+            description="exact: token ids of prompt and completion are exchanged; text: text is, and completions are "
+            "encoded anew by `tokenizer`, without log-probabilities"
+        ),
+    ] = "exact"
+    tokenizer: Annotated[
+        str,
+        Meta(description='folder or hub id of the tokenizer that encodes completions anew; only with tokens = "text"'),
+    ] = ""
+    logprobs: Annotated[
+        Literal["raw_logprobs", "processed_logprobs", "none"],
+        Meta(
+            description="which log-probabilities the server returns, as vLLM's --logprobs-mode has it: raw: of the "
+            "model; processed: of the sampling distribution; none: do not ask"
+        ),
+    ] = "raw_logprobs"
+    concurrency: Annotated[int, Meta(ge=1, description="most requests under way at a time")] = 64
+    retries: Annotated[
+        int,
+        Meta(ge=0, description="how often a request is sent again when the server is busy or the connection breaks"),
+    ] = 5
+    timeout: Annotated[float, Meta(gt=0, description="longest wait for the answer to a request, in seconds")] = 600.0
+    sync: Annotated[
+        Literal["none", "vllm-disk"],
+        Meta(
+            description="none: the server keeps its model; vllm-disk: weights are written to `sync_folder` and a vLLM "
+            "server in development mode reloads them from there"
+        ),
+    ] = "none"
+    sync_folder: Annotated[
+        str,
+        Meta(description='folder that truing writes and the server reads, under the same path; "": in the run folder'),
+    ] = ""
+
+    def provides(self) -> Fields:
+        if self.tokens == "text" or self.logprobs == "none":
+            return COMPLETED
+        if self.samples_the_model:
+            return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+        return COMPLETED | fields(LOGPROBS_OLD if self.logprobs == "raw_logprobs" else LOGPROBS_SAMPLED)
+
+    def problems(self) -> Iterable[Fault]:
+        """Addresses that cannot be or would give a key away, and options that contradict each other."""
+        yield from addresses.problems(self.url, self.key_env)
+        if self.tokens == "text" and not self.tokenizer:
+            yield Fault("tokens", "completions are to be encoded anew, and no tokenizer is named", "set tokenizer")
+        if self.tokens == "exact" and self.tokenizer:
+            mend = 'take it out, or set tokens = "text"'
+            yield Fault("tokenizer", "with exact tokens nothing is encoded anew", mend)
+        if self.temperature == 0 and self.logprobs == "processed_logprobs" and self.tokens == "exact":
+            what = "at temperature 0 servers return the model's log-probabilities, whatever their mode"
+            yield Fault("logprobs", what, 'set logprobs = "raw_logprobs", or a temperature above 0')
+        if self.sync == "none" and self.sync_folder:
+            yield Fault("sync_folder", "nothing is written there: sync is none", 'set sync = "vllm-disk"')
+
+
+class Scripted(CompletionsSpec, frozen=True, kw_only=True):
+    """Says what it is told to say: for testing loops and scorers without a model.
+
+    A prompt that has `answers` under its id gets those in turn, every other prompt the next of `lines`. Tokens are
+    bytes and an end token, unless `tokenizer` says otherwise. It can be slow, fail, and fall short on purpose.
+    """
+
+    name: ClassVar[str] = "scripted"
+    target: ClassVar[str] = "truing_generate.scripted:Scripted"
+
+    answers: Annotated[
+        dict[str, Annotated[list[str], Meta(min_length=1)]],
+        Meta(description="completions by the id of their prompt, each in turn"),
+    ] = {}
+    lines: Annotated[list[str], Meta(description="completions for all other prompts, each in turn")] = []
+    tokenizer: Annotated[
+        str,
+        Meta(description='folder or hub id of a tokenizer; "": bytes are tokens 0 to 255, and 256 ends a completion'),
+    ] = ""
+    logprob: Annotated[float, Meta(le=0, description="log-probability of every token, of either kind")] = -1.0
+    delay: Annotated[float, Meta(ge=0, description="seconds before an answer")] = 0.0
+    fail_at: Annotated[int, Meta(ge=0, description="the call of `generate` that fails, counted from 1; 0: none")] = 0
+    missing: Annotated[int, Meta(ge=0, description="how many completions of each prompt are left out")] = 0
+
+    def provides(self) -> Fields:
+        return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+
+    def problems(self) -> Iterable[Fault]:
+        if not self.lines and not self.answers:
+            yield Fault("lines", "it has nothing to say", 'set lines = ["yes", "no"], or answers by prompt id')
+        if self.missing > self.samples:
+            what = f"{self.missing} of {self.samples} completions cannot be left out"
+            yield Fault("missing", what, f"at most missing = {self.samples}")
+
+
+@hookimpl
+def truing_specs() -> list[type[AnySpec]]:
+    """Generators."""
+    return [OpenAi, Scripted]
