@@ -36,12 +36,13 @@ def problems(url: str, key_env: str) -> Iterable[Fault]:
         # It may be the key itself: it is not said again.
         mend = 'export TRUING_KEY=... in the shell, and set key_env = "TRUING_KEY"'
         yield Fault("key_env", "this is no name of an environment variable", mend)
-    if key_env and parts.scheme == "http" and not _loopback(parts.hostname):
+    if key_env and parts.scheme == "http" and not loopback(parts.hostname):
         what = f"the key would go to {parts.hostname} in the clear"
         yield Fault("url", what, "use https, or a tunnel to 127.0.0.1")
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

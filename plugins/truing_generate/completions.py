@@ -1,0 +1,125 @@
+"""From completions, one by one, to a batch; and the seed of each.
+
+Whatever writes a completion, a server or a script, it is checked and laid out here, so that a loss can rely on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from truing.fields import (
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    LOGPROBS_OLD,
+    LOGPROBS_SAMPLED,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    SEQ,
+    TOKENS,
+    VERSION,
+    Batch,
+    Field,
+    Fields,
+)
+from truing.run import Run
+
+Finish = Literal["end", "stop", "length"]
+_ROUNDING = 1e-3
+
+
+class Completion(NamedTuple):
+    """One completion. logprobs: under the model; sampled: under the distribution its tokens were drawn from."""
+
+    text: str
+    tokens: Sequence[int]
+    finish: Finish
+    version: int
+    logprobs: Sequence[float] = ()
+    sampled: Sequence[float] = ()
+
+
+class Seeds:
+    """The seed of every sample: a hash of the run's seed, the prompt's id, the version of the weights and the number of
+    the sample, never of a worker.
+
+    A prompt that is asked again under the same weights gets other seeds than the time before.
+    """
+
+    def __init__(self, run: Run, samples: int) -> None:
+        self._run = run
+        self._samples = samples
+        self._asked: Counter[str] = Counter()
+        self._version: int | None = None
+
+    def draw(self, ids: Sequence[str], version: int) -> list[list[int]]:
+        """The seeds of the samples of each prompt."""
+        if version != self._version:
+            self._asked.clear()
+            self._version = version
+        drawn: list[list[int]] = []
+        for name in ids:
+            again = [self._asked[name]] if self._asked[name] else []
+            self._asked[name] += 1
+            drawn.append(
+                [self._run.seed_for("sample", name, version, number, *again) for number in range(self._samples)]
+            )
+        return drawn
+
+
+def prompts(batch: Batch) -> list[list[int]]:
+    """The tokens of each prompt."""
+    found: list[list[int]] = [[] for _ in batch[IDS]]
+    for group, token in zip(batch[PROMPT_GROUP].tolist(), batch[PROMPT_TOKENS].tolist(), strict=True):
+        found[group].append(token)
+    return found
+
+
+def completed(batch: Batch, groups: Sequence[Sequence[Completion]], provides: Fields) -> Batch:
+    """The batch with the completions of each of its groups, and with the fields of those that `provides` names.
+
+    What it had along completions, tokens, pairs or steps belonged to others and is left out.
+    """
+    flat = [completion for group in groups for completion in group]
+    lengths = torch.tensor([len(completion.tokens) for completion in flat], dtype=torch.int64)
+    values: dict[Field[Any], Any] = {
+        GROUP: torch.tensor([at for at, group in enumerate(groups) for _ in group], dtype=torch.int64),
+        COMPLETIONS: [completion.text for completion in flat],
+        TOKENS: torch.tensor([token for completion in flat for token in completion.tokens], dtype=torch.int64),
+        SEQ: torch.repeat_interleave(torch.arange(len(flat)), lengths),
+        FINISH: [completion.finish for completion in flat],
+        VERSION: torch.tensor([completion.version for completion in flat], dtype=torch.int64),
+    }
+    for key, each in (
+        (LOGPROBS_OLD, [completion.logprobs for completion in flat]),
+        (LOGPROBS_SAMPLED, [completion.sampled for completion in flat]),
+    ):
+        if key in provides:
+            values[key] = torch.tensor([value for some in each for value in some], dtype=torch.float32)
+    kept = {key: value for key, value in batch.items() if key.dims in ("", "group", "prompt_token")}
+    return Batch(kept).put_all(values)
+
+
+def fault(tokens: Sequence[int], logprobs: Sequence[float | None] | None, most: int) -> str:
+    """What is wrong with the tokens of a completion and their log-probabilities, "" if nothing is.
+
+    logprobs: None where none were asked for.
+    """
+    if not 1 <= len(tokens) <= most:
+        return f"{len(tokens)} tokens where 1 to {most} were asked for"
+    if any(token < 0 for token in tokens):
+        return f"the token id {min(tokens)}"
+    if logprobs is None:
+        return ""
+    if len(logprobs) != len(tokens):
+        return f"{len(logprobs)} log-probabilities for {len(tokens)} tokens"
+    for at, value in enumerate(logprobs):
+        if value is None or not math.isfinite(value) or value > _ROUNDING:
+            return f"the log-probability {value} for token {at}"
+    return ""

@@ -1,0 +1,205 @@
+"""Completions from a server that speaks the OpenAI protocol.
+
+One request for each sample, because each has a seed of its own: a server that keeps prefixes computes the prompt once
+all the same. No more than `concurrency` of them are under way at a time; one that waits to be sent again keeps its
+place, so a busy server is not asked more. They end with the call that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import anyio.to_thread
+
+from truing.errors import Problem, RunFailed, UserError, first_cause
+from truing.events import Notice
+from truing.fields import IDS, PROMPTS, Batch, Text
+from truing.run import Run
+from truing.stage import Weights
+from truing_generate import answers, disk, plugin
+from truing_generate.answers import Malformed, Written
+from truing_generate.completions import Completion, Seeds, completed, prompts
+from truing_generate.http import WHERE, Ask, Server
+from truing_generate.texts import Encoder, Pretrained
+
+RESUME_SECONDS = 60.0
+
+
+class OpenAi:
+    """A generator behind an address."""
+
+    def __init__(self, spec: plugin.OpenAi, run: Run) -> None:
+        self._spec = spec
+        self._run = run
+        self._server = Server(spec.url, spec.key_env, retries=spec.retries, timeout=spec.timeout)
+        self._slots = anyio.CapacityLimiter(spec.concurrency)
+        self._encoder: Encoder | None = (
+            Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokens == "text" else None
+        )
+        self._seeds = Seeds(run, spec.samples)
+        self._version = 0
+        self._model = ""
+        self._models: list[str] = []
+        self._meeting = anyio.Lock()
+        self._said: set[str] = set()
+
+    async def generate(self, batch: Batch) -> Batch:
+        """Every prompt with its completions. Raises UserError for a server that is not there, refuses or is none of the
+        kind the recipe says, RunFailed for one that stops to answer."""
+        if self._encoder is not None:
+            self._once("completions come as text and are encoded anew: their tokens may not be those that were sampled")
+        ids, heads = batch[IDS], prompts(batch)
+        seeds = self._seeds.draw(ids, self._version)
+        groups: list[list[Completion | None]] = [[None] * self._spec.samples for _ in ids]
+        repeats = self._server.repeats
+
+        async def sample(ask: Ask, at: int, number: int) -> None:
+            async with self._slots:
+                prompt = batch[PROMPTS][at]
+                groups[at][number] = await self._sample(ask, ids[at], prompt, heads[at], seeds[at][number])
+
+        try:
+            async with self._server.connected() as ask:
+                await self._meet(ask)
+                async with anyio.create_task_group() as tasks:
+                    for at in range(len(ids)):
+                        for number in range(self._spec.samples):
+                            tasks.start_soon(sample, ask, at, number)
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        if self._server.repeats > repeats:
+            count = self._server.repeats - repeats
+            self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
+        return completed(batch, cast("list[list[Completion]]", groups), self._spec.provides())
+
+    async def sync_weights(self, weights: Weights) -> None:
+        """Write the weights and let the server read them, its requests paused meanwhile. Raises UserError, RunFailed.
+
+        A request that is under way keeps the tokens it has and goes on under the new weights.
+        """
+        if self._spec.sync == "none":
+            self._once('the server keeps the model it has: sync = "none"')
+            return
+        # Two runs that share a folder do not share their weights.
+        base = self._spec.sync_folder and f"{self._spec.sync_folder}/{self._run.folder.name}"
+        folder = Path(base or self._run.folder / "sync").absolute()
+        written = await self._run.on_device(disk.write, weights, folder)
+        async with self._server.connected() as ask:
+            await self._reload(ask, str(written))
+        self._version = weights.version
+        await anyio.to_thread.run_sync(disk.keep_only, written)
+
+    async def _reload(self, ask: Ask, folder: str) -> None:
+        resumed = False
+        try:
+            await self._command(ask, "/pause?mode=keep")
+            reload = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+            await self._command(ask, "/collective_rpc", reload, patient=False)
+            # What was computed of prompts under the old weights must not be used under the new ones.
+            reset = await self._command(ask, "/reset_prefix_cache?reset_running_requests=true")
+            if isinstance(reset, dict) and reset.get("success") is False:
+                raise RunFailed(f"{self._server.url} keeps what it computed under the old weights: {reset}")
+            await self._command(ask, "/resume")
+            resumed = True
+        finally:
+            if not resumed:
+                with anyio.move_on_after(RESUME_SECONDS, shield=True):
+                    try:
+                        await self._command(ask, "/resume")
+                    except (UserError, RunFailed) as error:
+                        self._tell(f"the server may still be paused: {error}")
+
+    async def _command(self, ask: Ask, path: str, body: Any = None, *, patient: bool = True) -> Any:
+        try:
+            return await ask("POST", path, body, patient=patient)
+        except UserError as error:
+            mend = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment; only behind a firewall"
+            raise UserError([Problem(each.where, each.what, mend) for each in error.problems]) from None
+
+    async def _meet(self, ask: Ask) -> None:
+        """Learn what the server has, once."""
+        async with self._meeting:
+            if self._model:
+                return
+            try:
+                self._models = answers.models(await ask("GET", "/v1/models"))
+            except Malformed as error:
+                raise self._wrong(error) from None
+            if not self._spec.model and len(self._models) != 1:
+                what = f"{self._server.url} serves {len(self._models)} models"
+                raise UserError(Problem(WHERE, what, f"set model to one of: {', '.join(self._models[:12])}"))
+            self._model = self._spec.model or self._models[0]
+
+    async def _sample(self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int) -> Completion:
+        version = self._version
+        try:
+            if self._encoder is None:
+                written = await self._exact(ask, list(head), seed)
+            else:
+                written = await self._text(ask, self._encoder, prompt, seed)
+        except Malformed as error:
+            raise self._wrong(error) from None
+        except UserError as error:
+            raise UserError(
+                [Problem(each.where, f"prompt {name}: {each.what}", each.mend) for each in error.problems]
+            ) from None
+        given = written.logprobs
+        model = self._spec.samples_the_model or self._spec.logprobs == "raw_logprobs"
+        sampled = self._spec.samples_the_model or self._spec.logprobs == "processed_logprobs"
+        return Completion(
+            written.text, written.tokens, written.finish, version, given if model else (), given if sampled else ()
+        )
+
+    async def _exact(self, ask: Ask, head: list[int], seed: int) -> Written:
+        spec = self._spec
+        wanted = spec.logprobs != "none"
+        # Everything that a server would otherwise take from the model's generation_config.json is said.
+        body = self._common(seed) | {
+            "prompt": head,
+            "return_token_ids": True,
+            "top_k": spec.top_k or -1,
+            "min_p": spec.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+        }
+        answer = await ask("POST", "/v1/completions", body | {"logprobs": 0} if wanted else body)
+        return answers.exact(answer, head, spec.max_new_tokens, wanted, bool(spec.stop))
+
+    async def _text(self, ask: Ask, encoder: Encoder, prompt: Text, seed: int) -> Written:
+        body = self._common(seed)
+        if isinstance(prompt, str):
+            answer = await ask("POST", "/v1/completions", body | {"prompt": prompt})
+        else:
+            answer = await ask("POST", "/v1/chat/completions", body | {"messages": prompt})
+        written = answers.text(answer, bool(self._spec.stop))
+        tokens = encoder.encode(written.text + written.ended_by)
+        return written._replace(tokens=[*tokens, encoder.end] if written.finish == "end" else tokens)
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        spec = self._spec
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": spec.max_new_tokens,
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            "seed": seed,
+        }
+        return body | {"stop": spec.stop} if spec.stop else body
+
+    def _wrong(self, error: Malformed) -> Exception:
+        """A server of another kind than the recipe says is the user's to mend; one that answers nonsense is not."""
+        if error.mend:
+            return UserError(Problem(WHERE, f"{self._server.url}: {error}", error.mend))
+        return RunFailed(f"{self._server.url}: {error}")
+
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        self._run.bus.publish(Notice(text=f"{self._server.url}: {text}", phase=self._run.phase))

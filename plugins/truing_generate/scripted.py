@@ -1,0 +1,80 @@
+"""Completions that were written beforehand: a generator for tests of loops, scorers and whatever else comes after."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import anyio
+
+from truing.errors import Problem, RunFailed, UserError
+from truing.fields import IDS, Batch
+from truing.run import Run
+from truing.stage import Weights
+from truing_generate import plugin
+from truing_generate.completions import Completion, Finish, completed
+from truing_generate.texts import Bytes, Encoder, Pretrained
+
+WHERE = '[generator] use = "scripted"'
+
+
+class Scripted:
+    """Says its lines. `calls` counts how often it was asked, `versions` are those of the weights it was given."""
+
+    def __init__(self, spec: plugin.Scripted, run: Run) -> None:
+        self._spec = spec
+        self._encoder: Encoder = Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokenizer else Bytes()
+        self._turn: Counter[str | None] = Counter()
+        self._version = 0
+        self.calls = 0
+        self.versions: list[int] = []
+
+    async def generate(self, batch: Batch) -> Batch:
+        """Every prompt with its lines. Raises RunFailed at the call that is to fail, UserError for want of a line."""
+        self.calls += 1
+        call, version = self.calls, self._version
+        groups = [self._group(name, version) for name in batch[IDS]]
+        await anyio.sleep(self._spec.delay)
+        if call == self._spec.fail_at:
+            raise RunFailed(f"call {call} of the scripted generator fails, as it was told to")
+        return completed(batch, groups, self._spec.provides())
+
+    async def sync_weights(self, weights: Weights) -> None:
+        """Note the version; it has no weights."""
+        self._version = weights.version
+        self.versions.append(weights.version)
+
+    def _group(self, name: str, version: int) -> list[Completion]:
+        return [self._completion(self._line(name), version) for _ in range(self._spec.samples - self._spec.missing)]
+
+    def _line(self, name: str) -> str:
+        """The next line of a prompt; those of `lines` are shared by all prompts that have none of their own."""
+        own = self._spec.answers.get(name)
+        lines = own or self._spec.lines
+        if not lines:
+            raise UserError(Problem(WHERE, f"nothing to say to the prompt {name}", "set lines, or answers for it"))
+        whose = name if own else None
+        turn = self._turn[whose]
+        self._turn[whose] += 1
+        return lines[turn % len(lines)]
+
+    def _completion(self, line: str, version: int) -> Completion:
+        text, tokens, finish = self._written(line)
+        logprobs = [self._spec.logprob] * len(tokens)
+        return Completion(text, tokens, finish, version, logprobs, logprobs)
+
+    def _written(self, line: str) -> tuple[str, list[int], Finish]:
+        """Text, tokens and end of a line: at its first stop string, at the longest length, or at its own end."""
+        finish: Finish = "end"
+        found = [(at, stop) for stop in self._spec.stop if (at := line.find(stop)) >= 0]
+        if found:
+            at, stop = min(found)
+            text, line, finish = line[:at], line[: at + len(stop)], "stop"
+        else:
+            text = line
+        tokens = self._encoder.encode(line)
+        if finish == "end":
+            tokens = [*tokens, self._encoder.end]
+        if len(tokens) > self._spec.max_new_tokens:
+            tokens = tokens[: self._spec.max_new_tokens]
+            return self._encoder.decode(tokens), tokens, "length"
+        return text, tokens, finish

@@ -1,0 +1,56 @@
+"""What the tests of generators share: prompts, a run that remembers what it was told, and a server that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from truing.bus import Bus
+from truing.events import Event, Notice
+from truing.fields import IDS, PROMPT_GROUP, PROMPT_TOKENS, PROMPTS, Batch
+from truing.run import Run
+
+from .fake import FakeServer
+
+
+def asked(*prompts: str, ids: list[str] | None = None) -> Batch:
+    """A batch of prompts, a token for every character."""
+    return Batch(
+        {
+            IDS: ids or [f"p{number}" for number in range(len(prompts))],
+            PROMPTS: list(prompts),
+            PROMPT_TOKENS: torch.tensor([ord(letter) for prompt in prompts for letter in prompt], dtype=torch.int64),
+            PROMPT_GROUP: torch.tensor([at for at, prompt in enumerate(prompts) for _ in prompt], dtype=torch.int64),
+        }
+    )
+
+
+class Told:
+    """A run and the notices it published."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.events: list[Event] = []
+        self.run = Run(name="test", folder=folder, seed=seed, bus=Bus(keep=self.events.append))
+
+    @property
+    def notices(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Notice)]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path / "a-run")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as fake:
+        yield fake
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

@@ -1,0 +1,159 @@
+"""Against a real vLLM server, if there is one. To run it, start a server in development mode beside its model,
+
+    VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 \
+        --max-model-len 512 --generation-config vllm
+
+and name it: TRUING_VLLM_URL=http://127.0.0.1:8000. FOLDER holds a causal language model that transformers loads here,
+too; its weights on the server are changed and put back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+from torch import Tensor
+
+from truing.fields import (
+    FINISH,
+    GROUP,
+    IDS,
+    LOGPROBS_OLD,
+    LOGPROBS_SAMPLED,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    PROMPTS,
+    SEQ,
+    TOKENS,
+    VERSION,
+    Batch,
+)
+from truing_generate.plugin import OpenAi
+
+from .conftest import Told
+
+URL = os.environ.get("TRUING_VLLM_URL", "")
+CLOSE = 2e-3
+
+pytestmark = pytest.mark.skipif(not URL, reason="TRUING_VLLM_URL names no vLLM server; the file says how to start one")
+
+
+class Held:
+    """The weights of a model that is in memory."""
+
+    def __init__(self, model: Any, version: int) -> None:
+        self.model, self.version, self.origin = model, version, ""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.state_dict().items()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """The model that the server has."""
+    from transformers import AutoModelForCausalLM
+
+    with urllib.request.urlopen(f"{URL}/v1/models", timeout=10) as answer:
+        folder = json.load(answer)["data"][0]["root"]
+    if not Path(folder).is_dir():
+        pytest.skip(f"the server's model is {folder}, which is no folder here")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def prompts(*lengths: int) -> Batch:
+    return Batch(
+        {
+            IDS: [f"p{at}" for at in range(len(lengths))],
+            PROMPTS: ["?"] * len(lengths),
+            PROMPT_TOKENS: torch.cat([torch.arange(10, 10 + length) for length in lengths]),
+            PROMPT_GROUP: torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+        }
+    )
+
+
+def scored(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """The log-probability of every token of the completions under the model."""
+    found = []
+    for seq, group in enumerate(batch[GROUP].tolist()):
+        head, tail = batch[PROMPT_TOKENS][batch[PROMPT_GROUP] == group], batch[TOKENS][batch[SEQ] == seq]
+        with torch.no_grad():
+            logits = model(torch.cat([head, tail])[None]).logits[0, len(head) - 1 : -1] / temperature
+        found.append(logits.log_softmax(-1).gather(1, tail[:, None])[:, 0])
+    return torch.cat(found)
+
+
+def test_log_probabilities_are_those_of_the_model(model: Any, told: Told) -> None:
+    generator = OpenAi(url=URL, samples=4, max_new_tokens=24).build(told.run)
+    batch = anyio.run(generator.generate, prompts(3, 1, 7))
+    assert batch[GROUP].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert set(batch[FINISH]) <= {"end", "length"}
+    assert torch.allclose(batch[LOGPROBS_OLD], scored(model, batch), atol=CLOSE)
+    assert torch.equal(batch[LOGPROBS_OLD], batch[LOGPROBS_SAMPLED])
+
+
+def test_raw_log_probabilities_are_those_of_the_model_at_any_temperature(model: Any, told: Told) -> None:
+    generator = OpenAi(url=URL, samples=2, max_new_tokens=16, temperature=0.5, top_k=20).build(told.run)
+    batch = anyio.run(generator.generate, prompts(4, 2))
+    assert LOGPROBS_SAMPLED not in batch
+    assert torch.allclose(batch[LOGPROBS_OLD], scored(model, batch), atol=CLOSE)
+
+
+def test_the_same_seeds_give_the_same_samples_whatever_is_asked_beside(model: Any, told: Told, tmp_path: Path) -> None:
+    spec = OpenAi(url=URL, samples=3, max_new_tokens=16)
+    whole = anyio.run(spec.build(told.run).generate, prompts(3, 5, 2))
+    alone = anyio.run(spec.build(Told(tmp_path).run).generate, prompts(3))
+    mine = whole[SEQ] < 3
+    assert torch.equal(whole[TOKENS][mine], alone[TOKENS])
+
+
+def test_a_server_samples_from_the_weights_it_was_sent(model: Any, told: Told) -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    other = AutoModelForCausalLM.from_config(model.config).to(torch.float32).eval()
+    spec = OpenAi(url=URL, samples=4, max_new_tokens=24, sync="vllm-disk")
+    generator = spec.build(told.run)
+
+    async def rounds() -> tuple[Batch, Batch]:
+        await generator.generate(prompts(20, 3))
+        await generator.sync_weights(Held(other, 1))
+        try:
+            return await generator.generate(prompts(20, 3)), Batch()
+        finally:
+            await generator.sync_weights(Held(model, 2))
+
+    changed, _ = anyio.run(rounds)
+    assert changed[VERSION].tolist() == [1] * 8
+    assert torch.allclose(changed[LOGPROBS_OLD], scored(other, changed), atol=CLOSE)
+    assert not torch.allclose(changed[LOGPROBS_OLD], scored(model, changed), atol=0.1)
+    again = anyio.run(generator.generate, prompts(20, 3))
+    assert again[VERSION].tolist() == [2] * 8
+    assert torch.allclose(again[LOGPROBS_OLD], scored(model, again), atol=CLOSE)
+
+
+def test_weights_may_change_while_samples_are_written(model: Any, told: Told) -> None:
+    spec = OpenAi(url=URL, samples=8, max_new_tokens=400, sync="vllm-disk", concurrency=4)
+    generator = spec.build(told.run)
+    made: list[Batch] = []
+
+    async def both() -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def generate() -> None:
+                made.append(await generator.generate(prompts(2, 2)))
+
+            tasks.start_soon(generate)
+            for version in (1, 2, 3):
+                await anyio.sleep(0.3)
+                await generator.sync_weights(Held(model, version))
+
+    anyio.run(both)
+    assert torch.allclose(made[0][LOGPROBS_OLD], scored(model, made[0]), atol=CLOSE)
+    assert len(set(made[0][VERSION].tolist())) > 1
