@@ -123,6 +123,7 @@ class DeclaredLoss:
     function: Loss
     needs: Fields
     whole_step: bool = False
+    by_completion: bool = False
 
     def __call__(self, batch: Batch) -> LossValue:
         return self.function(batch.only(self.needs))
@@ -267,16 +268,16 @@ class LossSpec(Spec[Loss], frozen=True, kw_only=True):
     """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as options.
 
     whole_step: it compares groups with each other, so it must see all of a step at once and not micro-batch by
-    micro-batch.
+    micro-batch. by_completion: it looks at each completion by itself, so a large group may be cut.
     """
 
     kind: ClassVar[str] = "loss"
     whole_step: ClassVar[bool] = False
+    by_completion: ClassVar[bool] = False
 
     def build(self, run: Run) -> Loss:
-        return DeclaredLoss(
-            partial(self.implementation(), **msgspec.structs.asdict(self)), self.requires(), self.whole_step
-        )
+        function = partial(self.implementation(), **msgspec.structs.asdict(self))
+        return DeclaredLoss(function, self.requires(), self.whole_step, self.by_completion)
 
 
 class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):

@@ -1,9 +1,11 @@
 """The causal language model: encodes, annotates, learns, and writes itself down.
 
-    learn:   micro-batches -> forward -> loss on its outputs -> one backward each -> clip -> optimizer step
+    learn:   pieces of the step -> network -> loss on its outputs -> one backward each -> clip -> optimizer step
 
-Nothing is changed until the last micro-batch is through, so a request to stop between two of them costs nothing but
-them.
+A loss that must see the whole step at once gets it: all pieces go forward without gradients, the loss says what it
+wants changed in their outputs, and then each goes forward again to carry that back (the gradient cache of
+arXiv:2101.06983, section 3). Nothing is changed until the last piece is through, so a request to stop costs nothing but
+what was computed.
 """
 
 from __future__ import annotations
@@ -16,30 +18,44 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
-from truing.errors import RunFailed
+from truing.errors import Problem, RunFailed, UserError
 from truing.events import Notice
-from truing.fields import IDS, LOGPROBS, LOGPROBS_REF, PROMPT_TOKENS, TOKENS, Batch, Fields
+from truing.fields import (
+    ENTROPY,
+    IDS,
+    LOGPROBS,
+    LOGPROBS_OLD,
+    LOGPROBS_REF,
+    PROMPT_TOKENS,
+    TOKENS,
+    VALUES,
+    Batch,
+    Field,
+    Fields,
+    fields,
+)
 from truing.run import Run, Stopped
 from truing.stage import Encoded, Loss, Optimizer
 from truing_model import plugin
 from truing_model.encode import Encoder
-from truing_model.forward import LAYOUTS, Policy, choose_layout
-from truing_model.layout import micro_batches
-from truing_model.loading import cache_folder, load_model, load_tokenizer
+from truing_model.forward import HEADS, Network, decoder_for
+from truing_model.layout import Pieces, cut_into_pieces
+from truing_model.loading import cache_folder, load_model, load_tokenizer, origin
 from truing_model.lora import add_lora, merged
-from truing_model.machine import bf16_is_faster, keep_freed_memory
+from truing_model.machine import bf16_is_faster, costs_of, keep_freed_memory, tokens_at_once
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
-from truing_model.state import load_state, save_state, trainable
+from truing_model.state import dump, load_heads, load_state, save_heads, save_state, trainable
 from truing_model.step import StepSums, counts_of, surrogate
-from truing_tensor.groups import join, take
+from truing_model.weights import ModelWeights
+from truing_tensor.groups import take
 
 
 class CausalLm:
     """A causal language model that learns. version: optimizer steps taken."""
 
-    def __init__(self, spec: plugin.CausalLm, run: Run) -> None:
+    def __init__(self, spec: plugin.PretrainedSpec, run: Run) -> None:
         keep_freed_memory()
         torch.manual_seed(run.seed_for("model", run.phase))
         self.spec = spec
@@ -53,71 +69,75 @@ class CausalLm:
         self.device = self.accelerator.device
         self.bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and bf16_is_faster(self.device.type))
         self.path = run.resolve(spec.path)
-        tokenizer = load_tokenizer(spec, self.path)
-        self.tokenizer = tokenizer
-        self.encode_text = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
+        self.tokenizer = load_tokenizer(spec, self.path)
+        self.encode_text = Encoder(self.tokenizer, spec.max_tokens, spec.overlong == "truncate")
         # Frozen weights lose nothing by being held in the type they are computed in; those that learn stay fp32.
         held = torch.bfloat16 if self.bf16 and spec.lora_rank else torch.float32
-        base = load_model(spec, self.path, held).to(self.device)
-        self.layout = spec.layout if spec.layout != "auto" else choose_layout(base, spec.max_tokens)
+        base = self._load(self.path, held)
+        self.vocabulary = base.get_input_embeddings().weight.shape[0]
+        decoder = self._decoder(base)
+        self.layout = "shared" if decoder else "plain"
+        self.own_layers = decoder is not None and decoder.own_layers
+        self.costs = costs_of(base)
+        self.budget = spec.micro_tokens or tokens_at_once(self.device.type)
         # Before an adapter changes the names of its weights: the reference is the model as it was loaded.
         self.store = self._open_store(base) if LOGPROBS_REF in run.wanted else None
         if spec.gradient_checkpointing:
             # The older name goes in transformers 6, the newer came in 5.2x.
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+            if decoder:
+                decoder.checkpointing = True
+        heads = self._heads(base)
+        load_heads(Path(self.path), heads)
         model = add_lora(base, spec) if spec.lora_rank else base
-        self.policy = self._policy(model)
+        for head in heads.values():
+            head.requires_grad_(True)
+        self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Text to tokens."""
-        return self.encode_text(batch)
+        """Text to tokens. Raises UserError for a token that the model has no weights for."""
+        encoded = self.encode_text(batch)
+        largest = max((int(part.max()) for part in _tokens(encoded.batch) if len(part)), default=0)
+        if largest >= self.vocabulary:
+            word = self.tokenizer.convert_ids_to_tokens(largest)
+            what = f"its tokenizer makes token {largest} ({word!r}), and its model has weights for {self.vocabulary}"
+            raise UserError(Problem(self.spec.path, what, "use the tokenizer that the model was trained with"))
+        return encoded
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
-        """Add LOGPROBS_REF [token] if wanted: what the loss needs and learning does not change. Raises Stopped."""
-        if LOGPROBS_REF not in wanted:
-            return batch
-        assert self.store, "built for a phase that needs no reference"
-        keys, sizes = group_keys(batch), group_sizes(batch)
-        missing = [
-            at for at, (key, size) in enumerate(zip(keys, sizes, strict=True)) if self.store.get(key, size) is None
-        ]
-        if missing:
-            unknown = take(batch, missing)
-            with self._as_reference() as reference:
-                found = join([self._look(reference, piece) for piece in self._pieces(unknown)])
-            if not found[LOGPROBS].isfinite().all():
-                raise RunFailed(f"the reference gives no numbers; the groups were {', '.join(unknown[IDS])}")
-            for at, logprobs in zip(missing, by_group(unknown, found[LOGPROBS]), strict=True):
-                self.store.put(keys[at], logprobs)
-        known = [self.store.get(key, size) for key, size in zip(keys, sizes, strict=True)]
-        return batch.put(LOGPROBS_REF, torch.cat([logprobs for logprobs in known if logprobs is not None]))
+        """Add what a loss needs and learning does not change: LOGPROBS_REF and LOGPROBS_OLD [token], where the batch
+        has none yet. Raises Stopped."""
+        if LOGPROBS_REF in wanted:
+            batch = batch.put(LOGPROBS_REF, self._ask_reference(batch))
+        if LOGPROBS_OLD in wanted and LOGPROBS_OLD not in batch:
+            batch = batch.put(LOGPROBS_OLD, self._look(self.network, batch)[LOGPROBS])
+        return batch
 
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn for so many steps."""
-        made, schedule = optimizer.over(trainable(self.policy), steps)
+        made, schedule = optimizer.over(trainable(self.network), steps)
         self.clip = optimizer.clip
-        self.policy, self.optimizer, self.scheduler = self.accelerator.prepare(self.policy, made, schedule)
+        self.network, self.optimizer, self.scheduler = self.accelerator.prepare(self.network, made, schedule)
 
     def learn(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
-        """One optimizer step. Raises Stopped with nothing changed, and RunFailed when the loss is not a number."""
-        self.policy.train()
+        """One optimizer step. Raises Stopped with nothing changed, and RunFailed when something is not a number."""
+        self.network.train()
         self.optimizer.zero_grad()
         sums = StepSums(counts_of(batch))
-        pieces = self._pieces(batch)
-        for index, piece in enumerate(pieces):
+        step = self._cut(batch)
+        known = self._gradients_of_whole(batch, step, loss, sums) if _needs_all(loss, step) else None
+        for index, piece in enumerate(step.batches):
             self._unless_stopped()
-            last = index == len(pieces) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.policy):
-                outputs = self.policy(piece)
-                gradients = sums.gradient(loss, piece, outputs)
+            last = index == len(step.batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.network):
+                outputs = self._sound(self.network(piece), piece)
+                at = step.places[index]
+                gradients = _parts(known, at) if known else sums.gradient(loss, piece, outputs)
                 self.accelerator.backward(surrogate(outputs, gradients))
         norm = self._gradient_norm()
         if not torch.isfinite(norm):
-            groups = ", ".join(batch[IDS])
-            raise RunFailed(
-                f"step {self.version + 1}: the gradient is not a number; the groups of the step were {groups}"
-            )
+            raise self._not_a_number("the gradient", batch)
         rate = self.scheduler.get_last_lr()[0]
         self.optimizer.step()
         self.scheduler.step()
@@ -128,9 +148,12 @@ class CausalLm:
     def measure(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """The loss's terms and metrics on a batch, without learning. Raises Stopped."""
         sums = StepSums(counts_of(batch))
-        for piece in self._pieces(batch):
-            sums.look(loss, piece, self._look(self.policy, piece))
+        sums.look(loss, batch, self._look(self.network, batch))
         return sums.report()
+
+    def weights(self) -> ModelWeights:
+        """Its weights as they are now; they are read before the next step is learned."""
+        return ModelWeights(self.version, origin(self.spec, self.path), self._bare().model)
 
     def checkpoint(self, folder: Path) -> None:
         """Write what is needed to go on."""
@@ -150,23 +173,45 @@ class CausalLm:
             model = merged(model)
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        save_heads(folder, self._bare().heads)
         return {
             "architecture": type(model).__name__,
             "parameters": sum(value.numel() for value in model.parameters()),
             "trained": sum(value.numel() for value in trainable(self._bare()).values()),
             "precision": "bf16" if self.bf16 else "fp32",
             "layout": self.layout,
+            "layers": "own" if self.own_layers else "transformers",
             "device": self.device.type,
             "lora_rank": self.spec.lora_rank,
             "steps": self.version,
             "from": self.spec.path,
         }
 
-    def _policy(self, model: nn.Module) -> Policy:
-        return Policy(model, LAYOUTS[self.layout], self.bf16)
+    def _load(self, path: str, held: torch.dtype) -> Any:
+        return load_model(self.spec, path, held).to(self.device)
 
-    def _bare(self) -> Policy:
-        return self.accelerator.unwrap_model(self.policy)
+    def _gives(self) -> Fields:
+        more = fields(ENTROPY) & self.run.wanted
+        return fields(LOGPROBS) | more | (fields(VALUES) if self.spec.value_head else fields())
+
+    def _heads(self, base: Any) -> dict[str, nn.Module]:
+        """The heads beside the vocabulary. A value head begins by saying 0."""
+        if not self.spec.value_head:
+            return {}
+        head = nn.Linear(base.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return {HEADS[VALUES]: head}
+
+    def _decoder(self, base: Any) -> Any:
+        try:
+            return decoder_for(base, self.spec.layout, self.spec.max_tokens)
+        except ValueError as error:
+            what = f"this model cannot have shared rows: {error}"
+            raise UserError(Problem(self.spec.path, what, 'leave layout at "auto"')) from None
+
+    def _bare(self) -> Network:
+        return self.accelerator.unwrap_model(self.network)
 
     def _open_store(self, base: nn.Module) -> ReferenceStore:
         name = fingerprint(base, self.bf16, self.layout)
@@ -179,35 +224,99 @@ class CausalLm:
     def _say(self, text: str) -> None:
         self.run.bus.publish(Notice(phase=self.run.phase, text=text))
 
+    def _ask_reference(self, batch: Batch) -> Tensor:
+        """LOGPROBS_REF [token]: what is known of a group is looked up, the rest is asked and kept."""
+        assert self.store, "built for a phase that needs no reference"
+        keys, sizes = group_keys(batch), group_sizes(batch)
+        missing = [
+            at for at, (key, size) in enumerate(zip(keys, sizes, strict=True)) if self.store.get(key, size) is None
+        ]
+        if missing:
+            unknown = take(batch, missing)
+            with self._as_reference() as reference:
+                found = self._look(reference, unknown, "the reference")[LOGPROBS]
+            for at, logprobs in zip(missing, by_group(unknown, found), strict=True):
+                self.store.put(keys[at], logprobs)
+        known = [self.store.get(key, size) for key, size in zip(keys, sizes, strict=True)]
+        return torch.cat([logprobs for logprobs in known if logprobs is not None])
+
     @cached_property
-    def reference(self) -> Policy:
+    def reference(self) -> Network:
         """A frozen copy of the model as it was loaded, made when it is first asked something."""
-        model = load_model(self.spec, self.path, torch.float32).to(self.device)
-        return self._policy(model.requires_grad_(False))
+        model = self._load(self.path, torch.float32).requires_grad_(False)
+        return Network(model, self._decoder(model), {}, fields(LOGPROBS), self.bf16)
 
     @contextmanager
     def _as_reference(self) -> Iterator[nn.Module]:
         if self.spec.lora_rank:
             with self._bare().model.disable_adapter():
-                yield self.policy
+                yield self.network
         else:
             yield self.reference
 
-    def _pieces(self, batch: Batch) -> list[Batch]:
-        budget = self.spec.micro_tokens or (8192 if self.device.type == "cuda" else 512)
-        return list(micro_batches(batch, budget))
+    def _cut(self, batch: Batch) -> Pieces:
+        return cut_into_pieces(batch, self.budget, self.costs)
+
+    def _gradients_of_whole(
+        self, batch: Batch, step: Pieces, loss: Loss, sums: StepSums
+    ) -> Mapping[Field[Tensor], Tensor]:
+        """The gradient of the loss with respect to the outputs of all pieces together."""
+        random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        with torch.no_grad():
+            outputs = self._together(self.network, step)
+        # What is dropped out must be the same when the pieces go forward again.
+        torch.set_rng_state(random[0])
+        if random[1]:
+            torch.cuda.set_rng_state_all(random[1])
+        return sums.gradient(loss, batch, outputs)
+
+    def _together(self, network: nn.Module, step: Pieces, who: str = "the model") -> Batch:
+        """The outputs of all pieces, put in the order of the step."""
+        found: dict[Field[Tensor], Tensor] = {}
+        for piece, at in zip(step.batches, step.places, strict=True):
+            self._unless_stopped()
+            for key, value in self._sound(network(piece), piece, who).items():
+                whole = found.setdefault(key, torch.empty(sum(len(places[key.dims]) for places in step.places)))
+                whole[at[key.dims]] = value.float().cpu()
+        return Batch(found)
+
+    def _look(self, network: nn.Module, batch: Batch, who: str = "the model") -> Batch:
+        """What a network gives of a batch, without gradients and without dropout."""
+        network.eval()
+        with torch.no_grad():
+            return self._together(network, self._cut(batch), who)
 
     def _unless_stopped(self) -> None:
         if self.run.stop:
             raise Stopped
 
-    def _look(self, policy: nn.Module, piece: Batch) -> Batch:
-        self._unless_stopped()
-        policy.eval()
-        with torch.no_grad():
-            outputs: Batch = policy(piece)
-        return Batch({key: value.cpu() for key, value in outputs.items()})
+    def _sound(self, outputs: Batch, piece: Batch, who: str = "the model") -> Batch:
+        for key, value in outputs.items():
+            if not value.isfinite().all():
+                raise self._not_a_number(f"what {who} gives as {key}", piece)
+        return outputs
+
+    def _not_a_number(self, what: str, batch: Batch) -> RunFailed:
+        """The error that ends a run, once the batch is kept for whoever looks for the reason."""
+        step = self.version + 1
+        folder = dump(self.run.phase_folder / f"not-a-number-step-{step:06d}", batch)
+        return RunFailed(f"step {step}: {what} is not a number; the groups were {', '.join(batch[IDS])}; see {folder}")
 
     def _gradient_norm(self) -> torch.Tensor:
         limit = self.clip or float("inf")
-        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.policy.parameters(), limit))
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
+
+
+def _needs_all(loss: Loss, step: Pieces) -> bool:
+    """Whether a loss must see all pieces at once: it says so, or some group is in two of them."""
+    if len(step.batches) == 1:
+        return False
+    return getattr(loss, "whole_step", False) or (step.cut and not getattr(loss, "by_completion", False))
+
+
+def _parts(whole: Mapping[Field[Tensor], Tensor], at: Mapping[str, Tensor]) -> Mapping[Field[Tensor], Tensor]:
+    return {key: value[at[key.dims]] for key, value in whole.items()}
+
+
+def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    return batch[PROMPT_TOKENS], batch[TOKENS]

@@ -1,38 +1,46 @@
-"""Rows to log-probabilities: the forward pass of a causal language model."""
+"""Pieces of a step to what a loss reads: one pass through the layers, and as many heads on it as are wanted."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
-from truing.fields import GROUP, IDS, LOGPROBS, Batch
-from truing_model.encode import with_tokens
+from truing.fields import ENTROPY, LOGPROBS, SCORES, STEP_END, STEP_SCORES, VALUES, Batch, Field, Fields, fields
 from truing_model.head import plain_head, token_logprobs
-from truing_model.layout import Row, plain_rows, shared_rows
+from truing_model.layout import Row, plain_rows, shared_row
+from truing_tensor.decoder import Decoder
+from truing_tensor.spans import Plan, joined
 
-Layout = Callable[[Batch], list[Row]]
-LAYOUTS: dict[str, Layout] = {"shared": shared_rows, "plain": plain_rows}
+HEADS: Mapping[Field[Tensor], str] = {VALUES: "value", SCORES: "score", STEP_SCORES: "step"}
+"""What the head that gives a field is called."""
+OF_TOKENS = fields(LOGPROBS, ENTROPY, VALUES)
+"""What is read off the positions that predict a completion token."""
 
 
-class Policy(nn.Module):
-    """A language model behind one door: a batch in, the log-probability of every completion token out.
+class Network(nn.Module):
+    """A model behind one door: a piece of a step in, the wanted fields out.
 
-    model: a causal language model of transformers, or peft's wrapper of one. bf16: compute in bfloat16, whatever the
-    type of the weights.
+    model: of transformers, or peft's wrapper of one. decoder: how a shared row goes through it; None: one completion at
+    a time, as transformers does. heads: linear heads on the last hidden states, by their names in HEADS.
+    gives: LOGPROBS and ENTROPY [token] in nats, VALUES [token], SCORES [seq] read off the last token of a completion,
+    STEP_SCORES [step] read off the last token of a step. bf16: compute in bfloat16, whatever the type of the weights.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, bf16: bool) -> None:
+    def __init__(
+        self, model: nn.Module, decoder: Decoder | None, heads: Mapping[str, nn.Module], gives: Fields, bf16: bool
+    ) -> None:
         super().__init__()
         self.model = model
-        self.layout = layout
+        self.heads = nn.ModuleDict(dict(heads))
+        self.gives = gives
         self.bf16 = bf16
-        self.plain_head = plain_head(self.base) is not None
+        self._decoder = decoder
+        self._plain_head = LOGPROBS in gives and plain_head(self.base) is not None
 
     @property
     def base(self) -> Any:
@@ -40,50 +48,88 @@ class Policy(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(self, batch: Batch) -> Batch:
-        """LOGPROBS [token] of a micro-batch, in nats. Only what predicts a completion token reaches the head."""
+        """What the network gives of a piece. Only what some head reads is computed in the last layer."""
         device = next(self.parameters()).device
-        logprobs = [self.row(row.to(device)) for row in self.layout(batch)]
-        return Batch({LOGPROBS: torch.cat(logprobs)})
+        rows = [shared_row(batch)] if self._decoder else plain_rows(batch)
+        starts = accumulate((len(row.targets) for row in rows), initial=0)
+        ends = batch[STEP_END].tolist() if STEP_SCORES in self.gives else []
+        found: list[dict[Field[Tensor], Tensor]] = []
+        for start, row in zip(starts, rows, strict=False):
+            steps = [end - start for end in ends if start <= end < start + len(row.targets)]
+            found.append(self._row(row, steps, device))
+        return Batch({key: torch.cat([part[key] for part in found]) for key in found[0]})
 
-    def row(self, row: Row) -> Tensor:
-        """Log-probability [token] of each completion token of a row, in nats."""
-        with torch.autocast(row.tokens.device.type, torch.bfloat16, enabled=self.bf16):
-            if not self.plain_head:
-                return row_logprobs(self.model, row)
-            hidden = self.base.get_decoder()(**_inputs(row)).last_hidden_state[0]
-        weight = self.base.get_output_embeddings().weight
-        compute = torch.bfloat16 if self.bf16 else weight.dtype
-        return token_logprobs(hidden[row.predicts], weight, row.targets, compute)[0]
+    def _row(self, row: Row, steps: list[int], device: torch.device) -> dict[Field[Tensor], Tensor]:
+        plans = {
+            "tokens": row.plan.predictors if self.gives & OF_TOKENS else None,
+            "ends": row.plan.ends() if SCORES in self.gives else None,
+            "steps": row.plan.at(steps) if STEP_SCORES in self.gives else None,
+        }
+        asked = {name: plan for name, plan in plans.items() if plan is not None}
+        last = joined(list(asked.values())).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = self._hidden(row, last, device)
+        at = dict(zip(asked, hidden.split([len(plan.rows) for plan in asked.values()]), strict=True))
+        found: dict[Field[Tensor], Tensor] = {}
+        if LOGPROBS in self.gives:
+            found |= self._of_vocabulary(row, at["tokens"], device)
+        for field, read in ((VALUES, "tokens"), (SCORES, "ends"), (STEP_SCORES, "steps")):
+            if field in self.gives:
+                head = self.heads[HEADS[field]]
+                found[field] = head(at[read].to(_type_of(head))).float()[:, 0]
+        return found
+
+    def _hidden(self, row: Row, last: Plan, device: torch.device) -> Tensor:
+        tokens, positions = row.tokens.to(device), row.positions.to(device)
+        if self._decoder:
+            return self._decoder(tokens, positions, row.plan.all.to(device), last)
+        return self.base.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0, last.rows]
+
+    def _of_vocabulary(self, row: Row, hidden: Tensor, device: torch.device) -> dict[Field[Tensor], Tensor]:
+        """LOGPROBS, and ENTROPY if it is wanted, of the completion tokens."""
+        targets, wanted = row.targets.to(device), ENTROPY in self.gives
+        if self._plain_head:
+            weight = self.base.get_output_embeddings().weight
+            compute = torch.bfloat16 if self.bf16 else weight.dtype
+            logprobs, entropy = token_logprobs(hidden, weight, targets, compute, with_entropy=wanted)
+        else:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                inputs = {"input_ids": row.tokens[None].to(device), "use_cache": False}
+                logits = self.model(**inputs, logits_to_keep=row.plan.predictors.rows.to(device)).logits[0].float()
+            logprobs = -cross_entropy(logits, targets, reduction="none")
+            entropy = torch.distributions.Categorical(logits=logits).entropy() if wanted else logprobs
+        return {LOGPROBS: logprobs, **({ENTROPY: entropy} if wanted else {})}
 
 
-def row_logprobs(model: nn.Module, row: Row) -> Tensor:
-    """Log-probability [token] of a row by the model's own logits: for heads that do more than one matrix product."""
-    logits = model(**_inputs(row), logits_to_keep=row.predicts).logits[0]
-    return -cross_entropy(logits.float(), row.targets, reduction="none")
+def decoder_for(model: Any, layout: str, max_tokens: int) -> Decoder | None:
+    """How shared rows go through a model; None if it is to have plain rows.
 
-
-@torch.no_grad()
-def choose_layout(model: PreTrainedModel, max_tokens: int) -> str:
-    """`shared` if this architecture gives the same numbers in a shared row as one completion at a time, else `plain`.
-
-    Asked of the model itself: one prompt with two short answers goes through both.
+    Asked of the model itself: whether it gives the same numbers in a shared row as one completion at a time. What a
+    short question cannot show is read off its configuration: a window of attention shorter than `max_tokens`, dropout
+    of attention weights, a head that is more than a matrix. Raises ValueError when `layout` is "shared" and cannot be.
     """
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    attention = model.config._attn_implementation
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    if not takes_positions or attention not in ("sdpa", "eager") or (window and window < max_tokens):
-        return "plain"
-    text = Batch({IDS: ["probe"], GROUP: torch.tensor([0, 0])})
-    probe = with_tokens(text, [[5, 6, 7, 8]], [[9, 10, 11], [12, 13, 9, 5]])
-    shared, plain = (
-        torch.cat([row_logprobs(model, row.to(model.device)) for row in rows(probe)]) for rows in LAYOUTS.values()
-    )
-    exact = 1e-3 if model.dtype == torch.float32 else 0.3
-    return "shared" if bool((shared - plain).abs().max() < exact) else "plain"
+    if layout == "plain":
+        return None
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    dropout = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0)
+    head = getattr(model, "lm_head", None)
+    reason = ""
+    if window and window < max_tokens:
+        reason = f"its attention window is {window} tokens, and max_tokens is {max_tokens}"
+    elif dropout:
+        reason = f"it drops attention weights ({dropout})"
+    elif head is not None and plain_head(model) is None:
+        reason = "it does more to its logits than one matrix product"
+    else:
+        try:
+            return Decoder(model)
+        except ValueError as error:
+            reason = str(error)
+    if layout == "shared":
+        raise ValueError(reason)
+    return None
 
 
-def _inputs(row: Row) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": row.tokens[None], "use_cache": False}
-    if row.mask is not None:
-        inputs |= {"attention_mask": row.mask[None, None], "position_ids": row.positions[None]}
-    return inputs
+def _type_of(head: nn.Module) -> torch.dtype:
+    return next(head.parameters()).dtype

@@ -1,8 +1,8 @@
 """From hidden states to the log-probability of each token, without ever holding `[token, vocabulary]`.
 
 The logits of a chunk of tokens are made, reduced to one number or two a token, and let go; the backward pass makes them
-again and turns them into gradients by the formula, so nothing of that size waits in between. Where all tokens fit into
-one chunk its logits are kept instead, which saves making them twice. With p = softmax(z):
+again and turns them into gradients by the formula. The first chunks are kept instead, up to a fixed number of bytes,
+which saves making them twice. With p = softmax(z):
 
     d log p_t / d z_j = [j = t] - p_j                 d H / d z_j = -p_j (log p_j + H)
 """
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 CHUNK = 512
 """tokens whose logits exist at a time"""
+KEPT = 128 * 2**20
+"""bytes of log-softmax that may wait for the backward pass"""
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -30,36 +32,38 @@ class TokenLogprobs(torch.autograd.Function):
         compute: the type of the matrix products; everything after them is fp32 at least.
         """
         matrix = weight.to(compute)
-        logprobs, entropies, norms = [], [], []
-        products = torch.empty(0)
+        logprobs, entropies, norms, kept = [], [], [], []
+        room = KEPT
         for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            products = part.to(compute) @ matrix.T
-            logits = _precise(products)
-            norm = logits.logsumexp(1)
-            norms.append(norm)
-            logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - norm)
+            logits = part.to(compute) @ matrix.T
+            first = logits[:, 0].to(_precision(compute))
+            logs = torch.log_softmax(logits, 1, dtype=_precision(compute))
+            norms.append(first - logs[:, 0])
+            logprobs.append(logs.gather(1, wanted[:, None])[:, 0])
             if with_entropy:
-                entropies.append(norm - torch.einsum("tv,tv->t", (logits - norm[:, None]).exp_(), logits))
+                entropies.append(-torch.einsum("tv,tv->t", logs.exp(), logs))
+            room -= logs.nbytes
+            kept.append(logs if room >= 0 else logs.new_empty(0))
         entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(torch.cat(logprobs))
-        kept = products if len(norms) == 1 else torch.empty(0)
         ctx.compute, ctx.with_entropy = compute, with_entropy
-        ctx.save_for_backward(hidden, weight, targets, torch.cat(norms), entropy, kept)
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(norms), entropy, *kept)
         return torch.cat(logprobs), entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """The gradients of hidden and weight; that of a frozen weight is not made."""
-        hidden, weight, targets, norms, entropy, kept = ctx.saved_tensors
+        hidden, weight, targets, norms, entropy, *kept = ctx.saved_tensors
         matrix = weight.to(ctx.compute)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(matrix) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden), CHUNK):
-            at = slice(start, start + CHUNK)
+        for number, logs in enumerate(kept):
+            at = slice(number * CHUNK, (number + 1) * CHUNK)
             part = hidden[at].to(ctx.compute)
-            logprobs = _precise(kept if len(kept) else part @ matrix.T) - norms[at, None]
+            if not len(logs):
+                logs = (part @ matrix.T).to(norms.dtype).sub_(norms[at, None])
             of_logprob, of_entropy = (gradient[at, None] for gradient in gradients)
-            scale = of_logprob + of_entropy * (logprobs + entropy[at, None]) if ctx.with_entropy else of_logprob
-            to_logits = logprobs.exp_().mul_(-scale)
+            scale = of_logprob + of_entropy * (logs + entropy[at, None]) if ctx.with_entropy else of_logprob
+            to_logits = logs.exp().mul_(-scale)
             to_logits.scatter_add_(1, targets[at, None], of_logprob)
             to_logits = to_logits.to(ctx.compute)
             to_hidden[at] = to_logits @ matrix
@@ -94,5 +98,5 @@ def plain_head(model: nn.Module) -> Tensor | None:
     return head.weight if same else None
 
 
-def _precise(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _precision(compute: torch.dtype) -> torch.dtype:
+    return torch.float64 if compute == torch.float64 else torch.float32

@@ -1,115 +1,181 @@
-"""Groups to rows: what one forward pass sees.
+"""How a step is laid out: groups to pieces that go forward one after another, and a piece to rows.
 
     shared   [ prompt A | answer A1 | answer A2 | prompt B | answer B1 ... ]   one row, several groups
     plain    [ prompt A | answer A1 ]  [ prompt A | answer A2 ]  ...           one row per completion
 
 In a shared row a token attends to what came before it in its own prompt and in its own answer, and to nothing else;
 positions restart behind the prompt for every answer. No row is ever padded.
+
+Pieces hold at most so many tokens and are balanced by what they cost. A group that is larger than a piece is cut
+between its completions, each part with the prompt of its own. No other group is: attention that computes only what is
+seen makes a shared prompt the cheaper way at every length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from truing.fields import GROUP, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch
-from truing_tensor.groups import take
+from truing.fields import GROUP, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
+from truing_tensor.groups import places, take
+from truing_tensor.spans import Lengths, RowPlan, row_plan
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of a forward pass.
 
-    tokens, positions [row]; predicts [token]: where in the row each completion token is predicted from;
-    targets [token]: the completion tokens; mask [row, row]: who attends to whom, None for plain causal attention.
+    tokens, positions [row]; targets [token]: the completion tokens; plan: who sees whom, and from where each target is
+    predicted.
     """
 
     tokens: Tensor
     positions: Tensor
-    predicts: Tensor
     targets: Tensor
-    mask: Tensor | None
-
-    def to(self, device: torch.device) -> Row:
-        """This row on another device."""
-        tensors = (self.tokens, self.positions, self.predicts, self.targets)
-        return Row(*(tensor.to(device) for tensor in tensors), self.mask if self.mask is None else self.mask.to(device))
+    plan: RowPlan
 
 
-def micro_batches(batch: Batch, budget: int) -> Iterator[Batch]:
-    """Cut a batch between groups into pieces of at most `budget` tokens; a larger group is a piece of its own."""
-    size = len(batch[IDS])
-    group_of_token = batch[GROUP][batch[SEQ]]
-    lengths = torch.bincount(batch[PROMPT_GROUP], minlength=size) + torch.bincount(group_of_token, minlength=size)
-    piece: list[int] = []
-    used = 0
-    for group, length in enumerate(lengths.tolist()):
-        if piece and used + length > budget:
-            yield take(batch, piece)
-            piece, used = [], 0
-        piece.append(group)
-        used += length
-    if piece:
-        yield take(batch, piece)
+@dataclass(frozen=True)
+class Costs:
+    """What a forward pass costs, in multiplications.
+
+    token: of the layers, for each position. pair: of attention, for each query and each key it sees, weighed by how
+    much slower those run. head: of the vocabulary, for each completion token.
+    """
+
+    token: float
+    pair: float
+    head: float
+
+    def group(self, prompt: int, answers: Sequence[int]) -> float:
+        """The cost of a group whose prompt is computed once."""
+        seen = prompt * prompt / 2 + sum(answer * (prompt + answer / 2) for answer in answers)
+        return self.token * (prompt + sum(answers)) + self.pair * seen + self.head * sum(answers)
 
 
-def shared_rows(batch: Batch) -> list[Row]:
-    """All groups of a micro-batch in one row, each prompt once."""
-    prompts, completions = _parts(batch)
-    tokens: list[Tensor] = []
-    positions: list[Tensor] = []
-    group: list[Tensor] = []
-    seq: list[Tensor] = []
-    predicts: list[Tensor] = []
-    length = 0
-    number = 0
-    for at, (prompt, answers) in enumerate(zip(prompts, completions, strict=True)):
-        last = length + len(prompt) - 1
-        parts = [(-1, prompt, 0), *((number + index, answer, len(prompt)) for index, answer in enumerate(answers))]
-        for owner, part, start in parts:
-            tokens.append(part)
-            positions.append(torch.arange(start, start + len(part)))
-            group.append(torch.full((len(part),), at))
-            seq.append(torch.full((len(part),), owner))
-            if owner >= 0:
-                predicts.append(torch.cat([torch.tensor([last]), torch.arange(length, length + len(part) - 1)]))
-            length += len(part)
-        number += len(answers)
-    mask = _mask(torch.cat(group), torch.cat(seq))
-    return [Row(torch.cat(tokens), torch.cat(positions), torch.cat(predicts), batch[TOKENS], mask)]
+class Pieces(NamedTuple):
+    """A step, cut. places: of each piece, where along each dim what it holds lies in the step. cut: some group was cut
+    between its completions, so a loss that looks at whole groups cannot be asked piece by piece."""
+
+    batches: list[Batch]
+    places: list[Mapping[str, Tensor]]
+    cut: bool
+
+
+def cut_into_pieces(batch: Batch, budget: int, costs: Costs, multiple_of: int = 1) -> Pieces:
+    """Cut a step into pieces of at most `budget` tokens, balanced by cost, their number a multiple of the ranks.
+
+    A single completion longer than the budget is a piece of its own. The same step is always cut the same way.
+    """
+    fine = regrouped(batch, budget)
+    lengths = lengths_of(fine)
+    weights = [costs.group(*group) for group in lengths]
+    sizes = [prompt + sum(answers) for prompt, answers in lengths]
+    parts = balanced(weights, sizes, budget, multiple_of)
+    found = [take(fine, groups) for groups in parts]
+    return Pieces(found, [places(fine, groups) for groups in parts], fine is not batch)
+
+
+def balanced(weights: Sequence[float], sizes: Sequence[int], budget: int, multiple_of: int = 1) -> list[list[int]]:
+    """Groups to bins whose sizes stay within the budget and whose weights are alike: the heaviest first, each into the
+    lightest bin that has room for it, and new bins where none has. Empty bins are left out."""
+    count = math.ceil(max(1, math.ceil(sum(sizes) / budget)) / multiple_of) * multiple_of
+    content: list[list[int]] = [[] for _ in range(count)]
+    load, room = [0.0] * count, [budget] * count
+    for group in sorted(range(len(weights)), key=lambda at: (-weights[at], at)):
+        if not any(sizes[group] <= space or not inside for space, inside in zip(room, content, strict=True)):
+            content += [[] for _ in range(multiple_of)]
+            load += [0.0] * multiple_of
+            room += [budget] * multiple_of
+        fitting = [at for at in range(len(content)) if sizes[group] <= room[at] or not content[at]]
+        best = min(fitting, key=lambda at: (load[at], at))
+        content[best].append(group)
+        load[best] += weights[group]
+        room[best] -= sizes[group]
+    return [sorted(groups) for groups in content if groups]
+
+
+def regrouped(batch: Batch, budget: int) -> Batch:
+    """The batch with every group larger than the budget cut between its completions; itself if there is none.
+
+    Completions and their tokens keep their order, so what runs along them is as in the batch. Pairs, which may compare
+    completions that are apart now, are left out.
+    """
+    lengths = lengths_of(batch)
+    parts = [_parts(prompt, answers, budget) for prompt, answers in lengths]
+    if all(len(part) == 1 for part in parts):
+        return batch
+    origin = [group for group, part in enumerate(parts) for _ in part]
+    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths])
+    values: dict[Field[Any], Any] = {}
+    for key, value in batch.items():
+        if key.dims == "group":
+            values[key] = value[origin] if isinstance(value, Tensor) else [value[group] for group in origin]
+        elif key.dims not in ("pair", "prompt_token"):
+            values[key] = value
+    values[GROUP] = _numbered([size for part in parts for size in part])
+    values[PROMPT_TOKENS] = torch.cat([prompts[group] for group in origin])
+    values[PROMPT_GROUP] = _numbered([lengths[group][0] for group in origin])
+    return Batch(values)
+
+
+def _parts(prompt: int, answers: Sequence[int], budget: int) -> list[int]:
+    """How many completions go into each part of a group, in their order."""
+    parts: list[int] = []
+    used = budget
+    for answer in answers:
+        if used + answer > budget:
+            parts.append(0)
+            used = prompt
+        parts[-1] += 1
+        used += answer
+    return parts
+
+
+def _numbered(sizes: Sequence[int]) -> Tensor:
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+
+
+def lengths_of(batch: Batch) -> Lengths:
+    """How long the prompt of each group is, and each of its completions, in tokens."""
+    group = batch[GROUP]
+    assert bool((group[1:] >= group[:-1]).all()), "completions of a batch lie in the order of their groups"
+    prompts = torch.bincount(batch[PROMPT_GROUP], minlength=len(batch[IDS])).tolist()
+    answers = torch.bincount(batch[SEQ], minlength=len(group)).split(
+        torch.bincount(group, minlength=len(batch[IDS])).tolist()
+    )
+    return [(prompt, part.tolist()) for prompt, part in zip(prompts, answers, strict=True)]
+
+
+def shared_row(batch: Batch) -> Row:
+    """All groups of a piece in one row, each prompt once."""
+    return _row(batch, lengths_of(batch))
 
 
 def plain_rows(batch: Batch) -> list[Row]:
     """One row for each completion, its prompt before it."""
+    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths_of(batch)])
+    answers = batch[TOKENS].split(torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist())
     rows: list[Row] = []
-    for prompt, answers in zip(*_parts(batch), strict=True):
-        for answer in answers:
-            length = len(prompt) + len(answer)
-            predicts = torch.arange(len(prompt) - 1, length - 1)
-            rows.append(Row(torch.cat([prompt, answer]), torch.arange(length), predicts, answer, None))
+    for group, answer in zip(batch[GROUP].tolist(), answers, strict=True):
+        plan = row_plan([(len(prompts[group]), [len(answer)])])
+        tokens = torch.cat([prompts[group], answer])
+        rows.append(Row(tokens, torch.arange(len(tokens)), answer, plan))
     return rows
 
 
-def _mask(group: Tensor, seq: Tensor) -> Tensor:
-    """Who [row] attends to whom [row]: earlier, of the same group, and either prompt or the same answer."""
-    order = torch.arange(len(group))
-    earlier = order[None, :] <= order[:, None]
-    same_group = group[None, :] == group[:, None]
-    visible = (seq[None, :] == -1) | (seq[None, :] == seq[:, None])
-    return earlier & same_group & visible
-
-
-def _parts(batch: Batch) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """The prompt of each group and the completions of each group, in the order of the batch."""
-    group = batch[GROUP]
-    assert bool((group[1:] >= group[:-1]).all()), "completions of a batch lie in the order of their groups"
-    size = len(batch[IDS])
-    prompts = batch[PROMPT_TOKENS].split(torch.bincount(batch[PROMPT_GROUP], minlength=size).tolist())
-    answers = batch[TOKENS].split(torch.bincount(batch[SEQ], minlength=len(group)).tolist())
-    completions: list[list[Tensor]] = [[] for _ in range(size)]
-    for owner, answer in zip(group.tolist(), answers, strict=True):
-        completions[owner].append(answer)
-    return list(prompts), completions
+def _row(batch: Batch, lengths: Lengths) -> Row:
+    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths])
+    answers = batch[TOKENS].split([answer for _, part in lengths for answer in part])
+    tokens: list[Tensor] = []
+    positions: list[Tensor] = []
+    following = iter(answers)
+    for prompt, (length, part) in zip(prompts, lengths, strict=True):
+        tokens += [prompt, *(next(following) for _ in part)]
+        positions += [torch.arange(length), *(torch.arange(length, length + answer) for answer in part)]
+    return Row(torch.cat(tokens), torch.cat(positions), batch[TOKENS], row_plan(lengths))

@@ -14,30 +14,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from truing.errors import Problem, UserError
 from truing.journal import write_whole
 from truing_model.paths import local_path
-from truing_model.plugin import CausalLm
+from truing_model.plugin import PretrainedSpec
 
 logging.disable_progress_bar()
 
 
-def load_tokenizer(spec: CausalLm, path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: PretrainedSpec, path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises UserError if there is none."""
     place, options = _place(spec, path)
     return _from(AutoTokenizer, place, options)
 
 
-def load_model(spec: CausalLm, path: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model in evaluation mode, weights in `dtype`. Raises UserError if there is none."""
     place, options = _place(spec, path)
     return _from(AutoModelForCausalLM, place, {**options, "dtype": dtype}).eval()
 
 
-def _place(spec: CausalLm, path: str) -> tuple[str, dict[str, Any]]:
+def load_scorer(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with one number as its output, which is new where its folder has none. Raises UserError."""
+    place, options = _place(spec, path)
+    return _from(AutoModelForSequenceClassification, place, {**options, "dtype": dtype, "num_labels": 1}).eval()
+
+
+def origin(spec: PretrainedSpec, path: str) -> str:
+    """The folder or hub id from which transformers loads the configuration and the tokenizer of a model."""
+    return _place(spec, path)[0]
+
+
+def _place(spec: PretrainedSpec, path: str) -> tuple[str, dict[str, Any]]:
     local = local_path(path)
     if local is not None and local.suffix == ".gguf":
         local = _unpacked(local)
@@ -48,7 +66,7 @@ def _place(spec: CausalLm, path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _from(kind: Any, place: str, options: dict[str, Any]) -> Any:
-    weights = {"use_safetensors": True} if kind is AutoModelForCausalLM else {}
+    weights = {} if kind is AutoTokenizer else {"use_safetensors": True}
     try:
         return kind.from_pretrained(place, **options, **weights)
     except (OSError, ValueError) as error:

@@ -17,12 +17,15 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
     """The model with fresh adapters, everything else frozen. Raises UserError if no module has the target names."""
     from peft import LoraConfig, get_peft_model
 
+    scores = hasattr(model, "score")
     config = LoraConfig(
         r=spec.lora_rank,
         lora_alpha=spec.lora_alpha,
         lora_dropout=spec.lora_dropout,
         target_modules=spec.lora_targets or "all-linear",
-        task_type="CAUSAL_LM",
+        # A head that is new learns as a whole.
+        exclude_modules=["score"] if scores else None,
+        task_type=None if scores else "CAUSAL_LM",
         # GPT-2's layers keep their weights the other way round.
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
     )

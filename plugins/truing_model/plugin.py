@@ -10,21 +10,28 @@ from msgspec import Meta
 from truing.check import PHASE_MODEL
 from truing.fields import (
     COMPLETIONS,
+    ENTROPY,
     GROUP,
     IDS,
     LOGPROBS,
+    LOGPROBS_OLD,
     LOGPROBS_REF,
     PROMPT_GROUP,
     PROMPT_TOKENS,
     PROMPTS,
+    SCORES,
     SEQ,
     TOKENS,
+    VALUES,
     Fields,
     fields,
 )
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec
 from truing_model import paths
+
+ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
+"""What every model adds to text."""
 
 
 class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
@@ -45,7 +52,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         Meta(description="what becomes of a longer one: drop its group, or cut its completion; counted either way"),
     ] = "drop"
     micro_tokens: Annotated[
-        int, Meta(ge=0, description="most tokens in one forward pass; 0: 512 on a CPU, 8192 on a GPU")
+        int, Meta(ge=0, description="most tokens in one forward pass; 0: 1024 on a CPU, 8192 on a GPU")
     ] = 0
     layout: Annotated[
         Literal["auto", "shared", "plain"],
@@ -62,11 +69,18 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         list[str], Meta(description="names of the modules that get LoRA; empty: every linear layer but the head")
     ] = []
 
+    value_head: Annotated[
+        bool, Meta(description="also say, at every token, what reward is to be expected; on the same trunk")
+    ] = False
+
+    offers: ClassVar = {VALUES: "with value_head = true"}
+
     def requires(self) -> Fields:
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
 
     def provides(self) -> Fields:
-        return fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, LOGPROBS, LOGPROBS_REF)
+        policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, ENTROPY)
+        return ENCODED | policy | (fields(VALUES) if self.value_head else fields())
 
     def problems(self) -> Iterable[Fault]:
         if not self.lora_rank:
@@ -77,17 +91,8 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
                     )
 
 
-class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
-    """A causal language model, learning with all its weights or through LoRA (arXiv:2106.09685).
-
-    A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
-    architecture allows it; only positions that predict a completion token reach the vocabulary. The reference
-    is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy answers. What it
-    says of a group is computed once and kept in the cache folder.
-    """
-
-    name: ClassVar[str] = "causal-lm"
-    target: ClassVar[str] = "truing_model.causal:CausalLm"
+class PretrainedSpec(LanguageModelSpec, frozen=True, kw_only=True):
+    """The options of a model that is loaded."""
 
     path: Annotated[
         str,
@@ -105,6 +110,39 @@ class CausalLm(LanguageModelSpec, frozen=True, kw_only=True):
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)
         yield from paths.problems(self.path)
+
+
+class CausalLm(PretrainedSpec, frozen=True, kw_only=True):
+    """A causal language model, learning with all its weights or through LoRA (arXiv:2106.09685).
+
+    A group's prompt is computed once and all its completions attend to it, several groups in one row, where the
+    architecture allows it; only positions that predict a completion token reach the vocabulary. The reference
+    is the model as it was loaded: with LoRA the adapter is switched off, else a second, frozen copy answers. What it
+    says of a group is computed once and kept in the cache folder.
+    """
+
+    name: ClassVar[str] = "causal-lm"
+    target: ClassVar[str] = "truing_model.causal:CausalLm"
+
+
+class RewardModel(PretrainedSpec, frozen=True, kw_only=True):
+    """A language model with one number as its output, read off the last token of a completion: its reward.
+
+    The trunk is that of `path`; the head that makes the number is new, or that of an earlier reward model. Which token
+    is the last follows from lengths, never from a padding token. The exported folder loads with transformers as a
+    sequence classifier of one label. InstructGPT's second stage (arXiv:2203.02155, section 3.5).
+    """
+
+    name: ClassVar[str] = "reward-model"
+    target: ClassVar[str] = "truing_model.rewards:RewardModel"
+
+    def provides(self) -> Fields:
+        return ENCODED | fields(SCORES)
+
+    def problems(self) -> Iterable[Fault]:
+        yield from PretrainedSpec.problems(self)
+        if self.value_head:
+            yield Fault("value_head", "a reward model has one head, the reward's", "take it out")
 
 
 class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
@@ -153,4 +191,4 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
-    return [CausalLm, ScratchLm, AdamW]
+    return [CausalLm, RewardModel, ScratchLm, AdamW]

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from truing.fields import Batch
+
 _OPTIMIZER = "optimizer."
+_HEADS = "heads.safetensors"
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, version: int) -> None:
@@ -62,6 +65,28 @@ def load_state(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: 
     scheduler.load_state_dict(plain["scheduler"])
     _set_random_state(load_file(folder / "random.safetensors"))
     return int(plain["version"])
+
+
+def save_heads(folder: Path, heads: nn.ModuleDict) -> None:
+    """Write the heads that transformers does not know of beside the model, if there are any."""
+    if len(heads):
+        save_file({name: value.contiguous() for name, value in heads.state_dict().items()}, folder / _HEADS)
+
+
+def load_heads(folder: Path, heads: Mapping[str, nn.Module]) -> None:
+    """Put the heads that were written beside a model in place, those that are wanted."""
+    if heads and (folder / _HEADS).exists():
+        nn.ModuleDict(dict(heads)).load_state_dict(load_file(folder / _HEADS), strict=False)
+
+
+def dump(folder: Path, batch: Batch) -> Path:
+    """Write a batch for a person to look at: its numbers in `numbers.safetensors`, its texts in `texts.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {key.name: value.detach().cpu().contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
+    texts = {key.name: value for key, value in batch.items() if not isinstance(value, Tensor)}
+    save_file(numbers, folder / "numbers.safetensors")
+    (folder / "texts.json").write_text(json.dumps(texts, indent=2), encoding="utf-8")
+    return folder
 
 
 def trainable(model: nn.Module) -> Mapping[str, nn.Parameter]:

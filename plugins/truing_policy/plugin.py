@@ -17,6 +17,7 @@ class Sft(LossSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "sft"
     target: ClassVar[str] = "truing_policy.losses:sft"
+    by_completion: ClassVar[bool] = True
     refuses = {
         CHOSEN: 'sft would learn the rejected answers too; map completion = "chosen" instead of chosen and rejected'
     }

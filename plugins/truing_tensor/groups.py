@@ -6,7 +6,7 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,15 +57,7 @@ def take(batch: Batch, groups: Sequence[int]) -> Batch:
     Positions into other dims (`into`) are counted anew. Fields without dims stay as they are; within a group everything
     keeps its order. Each group may be taken once.
     """
-    chosen: dict[str, Tensor] = {"group": torch.as_tensor(groups, dtype=torch.int64)}
-    renumbered: dict[str, Tensor] = {"group": _inverse(chosen["group"], count(batch, "group"))}
-    home = {"group": renumbered["group"]}  # of every entry of a dim, where its group went
-    for dim, (outer, inside) in BELONGS.items():
-        if inside in batch:
-            home[dim] = home[outer][batch[inside].cpu()]
-            kept = torch.nonzero(home[dim] >= 0).flatten()
-            chosen[dim] = kept[torch.argsort(home[dim][kept], stable=True)]
-            renumbered[dim] = _inverse(chosen[dim], len(home[dim]))
+    chosen, renumbered = _places(batch, groups)
     values: dict[Field[Any], Any] = {}
     for key, value in batch.items():
         if not key.dims:
@@ -76,6 +68,25 @@ def take(batch: Batch, groups: Sequence[int]) -> Batch:
         else:
             values[key] = [value[at] for at in chosen[key.dims].tolist()]
     return Batch(values)
+
+
+def places(batch: Batch, groups: Sequence[int]) -> Mapping[str, Tensor]:
+    """Along each dim, where what `take` would take lies in the batch."""
+    return _places(batch, groups)[0]
+
+
+def _places(batch: Batch, groups: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of each dim, which entries lie inside these groups, and where each of all entries goes; -1 for nowhere."""
+    chosen: dict[str, Tensor] = {"group": torch.as_tensor(groups, dtype=torch.int64)}
+    renumbered: dict[str, Tensor] = {"group": _inverse(chosen["group"], count(batch, "group"))}
+    home = {"group": renumbered["group"]}  # of every entry of a dim, where its group went
+    for dim, (outer, inside) in BELONGS.items():
+        if inside in batch:
+            home[dim] = home[outer][batch[inside].cpu()]
+            kept = torch.nonzero(home[dim] >= 0).flatten()
+            chosen[dim] = kept[torch.argsort(home[dim][kept], stable=True)]
+            renumbered[dim] = _inverse(chosen[dim], len(home[dim]))
+    return chosen, renumbered
 
 
 def join(batches: Sequence[Batch]) -> Batch:

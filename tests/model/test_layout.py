@@ -9,14 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from tests.model.conftest import FAMILIES, pairs
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, TOKENS, Batch
+from truing.errors import UserError
+from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
 from truing.run import Run
 from truing_model.encode import with_tokens
-from truing_model.forward import LAYOUTS, choose_layout
-from truing_model.layout import micro_batches, plain_rows, shared_rows
+from truing_model.forward import decoder_for
+from truing_model.layout import (
+    Costs,
+    balanced,
+    cut_into_pieces,
+    lengths_of,
+    plain_rows,
+    regrouped,
+    shared_row,
+)
 from truing_model.plugin import CausalLm
-from truing_tensor.groups import batch_of, join
+from truing_tensor.groups import batch_of
+
+COSTS = Costs(token=1000.0, pair=1.0, head=500.0)
+LAYOUTS = ("shared", "plain")
 
 
 def built(folder: Path, run: Run, **options: Any) -> Any:
@@ -27,15 +40,13 @@ def built(folder: Path, run: Run, **options: Any) -> Any:
 def test_log_probabilities_and_gradients_are_the_same_in_shared_and_in_plain_rows(
     family: str, family_folder: Any, run: Run
 ) -> None:
-    model = built(family_folder(family), run)
-    batch = model.encode(batch_of(pairs())).batch
     found: dict[str, tuple[torch.Tensor, list[torch.Tensor]]] = {}
-    for layout, rows in LAYOUTS.items():
-        model.policy.layout = rows
-        model.policy.zero_grad()
-        logprobs = model.policy(batch)[LOGPROBS]
+    for layout in LAYOUTS:
+        model = built(family_folder(family), run, layout=layout)
+        batch = model.encode(batch_of(pairs())).batch
+        logprobs = model.network(batch)[LOGPROBS]
         (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
-        found[layout] = logprobs.detach(), [p.grad.clone() for p in model.policy.parameters() if p.grad is not None]
+        found[layout] = logprobs.detach(), [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
     torch.testing.assert_close(found["shared"][0], found["plain"][0], rtol=0, atol=1e-5)
     for shared, plain in zip(found["shared"][1], found["plain"][1], strict=True):
         assert (shared - plain).norm() <= 1e-4 * plain.norm() + 1e-6
@@ -44,10 +55,10 @@ def test_log_probabilities_and_gradients_are_the_same_in_shared_and_in_plain_row
 def test_log_probabilities_are_those_that_transformers_itself_computes(family_folder: Any, run: Run) -> None:
     model = built(family_folder("llama"), run)
     batch = model.encode(batch_of(pairs())).batch
-    ours = model.policy(batch)[LOGPROBS]
+    ours = model.network(batch)[LOGPROBS]
     expected: list[torch.Tensor] = []
     for row in plain_rows(batch):
-        logits = model.policy.model(input_ids=row.tokens[None]).logits[0, :-1].log_softmax(-1)
+        logits = model.network.model(input_ids=row.tokens[None]).logits[0, :-1].log_softmax(-1)
         picked = logits.gather(1, row.tokens[1:, None])[:, 0]
         expected.append(picked[-len(row.targets) :])
     torch.testing.assert_close(ours, torch.cat(expected), rtol=0, atol=1e-5)
@@ -57,16 +68,42 @@ def test_log_probabilities_are_those_that_transformers_itself_computes(family_fo
 def test_a_model_that_is_exact_in_a_shared_row_is_given_shared_rows(family: str, family_folder: Any, run: Run) -> None:
     model = built(family_folder(family), run)
     assert model.layout == "shared"
-    assert choose_layout(model.policy.model, 512) == "shared"
+    assert model.own_layers is (family != "gpt2")
 
 
 def test_a_model_whose_attention_window_is_shorter_than_its_rows_is_given_plain_rows(
     family_folder: Any, run: Run
 ) -> None:
-    model = built(family_folder("llama"), run).policy.model
+    model = built(family_folder("llama"), run).network.model
     model.config.sliding_window = 100
-    assert choose_layout(model, 512) == "plain"
-    assert choose_layout(model, 64) == "shared"
+    assert decoder_for(model, "auto", 512) is None
+    assert decoder_for(model, "auto", 64) is not None
+    with pytest.raises(ValueError, match="attention window is 100 tokens"):
+        decoder_for(model, "shared", 512)
+
+
+def test_a_model_that_drops_attention_weights_is_given_plain_rows(family_folder: Any, run: Run) -> None:
+    model = built(family_folder("gpt2"), run, layout="plain").network.model
+    model.config.attn_pdrop = 0.1
+    assert decoder_for(model, "auto", 512) is None
+
+
+def test_a_model_that_caps_its_attention_is_given_plain_rows_though_a_short_probe_shows_nothing() -> None:
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "head_dim": 8}
+    config = Gemma2Config(
+        vocab_size=300, num_key_value_heads=2, final_logit_softcapping=None, sliding_window=4096, **size
+    )
+    assert decoder_for(Gemma2ForCausalLM(config).eval(), "auto", 512) is None
+
+
+def test_asking_for_shared_rows_where_they_cannot_be_says_why(family_folder: Any, run: Run, tmp_path: Path) -> None:
+    model = built(family_folder("llama"), run).network.model
+    model.config.sliding_window = 8
+    model.save_pretrained(tmp_path / "windowed")
+    for file in family_folder("llama").glob("token*"):
+        (tmp_path / "windowed" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="attention window is 8 tokens"):
+        built(tmp_path / "windowed", run, layout="shared")
 
 
 def lengths() -> st.SearchStrategy[list[tuple[int, list[int]]]]:
@@ -85,20 +122,64 @@ def batch_with(sizes: list[tuple[int, list[int]]]) -> Batch:
     return with_tokens(text, prompts, answers)
 
 
-@given(lengths(), st.integers(1, 60))
+@given(lengths(), st.integers(1, 60), st.integers(1, 3))
 @settings(deadline=None, max_examples=100)
-def test_micro_batches_hold_every_group_once_and_stay_within_the_budget(
-    sizes: list[tuple[int, list[int]]], budget: int
+def test_pieces_hold_every_completion_once_with_its_prompt_and_stay_within_the_budget(
+    sizes: list[tuple[int, list[int]]], budget: int, ranks: int
 ) -> None:
     batch = batch_with(sizes)
-    pieces = list(micro_batches(batch, budget))
-    for piece in pieces:
-        assert len(piece[IDS]) == 1 or len(piece[PROMPT_TOKENS]) + len(piece[TOKENS]) <= budget
-    whole = join(pieces)
-    assert whole[IDS] == batch[IDS]
-    for key in batch:
-        if key is not IDS:
-            assert torch.equal(whole[key], batch[key])
+    step = cut_into_pieces(batch, budget, COSTS, ranks)
+    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in sizes])
+    seen: list[int] = []
+    for piece, at in zip(step.batches, step.places, strict=True):
+        lengths = lengths_of(piece)
+        single = [len(answers) == 1 for _, answers in lengths] == [True]
+        assert single or sum(prompt + sum(answers) for prompt, answers in lengths) <= budget
+        assert torch.equal(piece[TOKENS], batch[TOKENS][at["token"]])
+        seqs = at["seq"].tolist()
+        seen += seqs
+        starts = piece[PROMPT_TOKENS].split([prompt for prompt, _ in lengths])
+        for number, seq in enumerate(seqs):
+            owner = int(batch[GROUP][seq])
+            assert torch.equal(starts[int(piece[GROUP][number])], prompts[owner])
+            assert piece[IDS][int(piece[GROUP][number])] == batch[IDS][owner]
+    assert sorted(seen) == list(range(len(batch[GROUP])))
+    assert step.cut is any(prompt + sum(answers) > budget and len(answers) > 1 for prompt, answers in sizes)
+    again = cut_into_pieces(batch, budget, COSTS, ranks)
+    assert all(torch.equal(one["seq"], other["seq"]) for one, other in zip(step.places, again.places, strict=True))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))
+@settings(deadline=None, max_examples=100)
+def test_bins_differ_in_weight_by_no_more_than_their_heaviest_group_where_the_budget_leaves_them_free(
+    weights: list[int], ranks: int
+) -> None:
+    bins = balanced(weights, [1] * len(weights), 10**6, ranks)
+    loads = [sum(weights[group] for group in content) for content in bins]
+    assert sorted(group for content in bins for group in content) == list(range(len(weights)))
+    assert max(loads) - min(loads) <= max(weights)
+    assert len(bins) == min(ranks, len(weights))
+
+
+def test_a_groups_cost_is_less_shared_than_apart_at_every_length() -> None:
+    for prompt in (1, 10, 1000, 100_000):
+        for answers in ([1, 1], [5] * 64, [2000, 1, 30_000]):
+            apart = sum(COSTS.group(prompt, [answer]) for answer in answers)
+            assert COSTS.group(prompt, answers) < apart
+
+
+NOTE: Field[list[str]] = Field("note", "group")
+PLACE: Field[torch.Tensor] = Field("place", "seq", "int64")
+
+
+def test_a_cut_group_takes_its_prompt_and_what_is_said_of_it_into_every_part() -> None:
+    batch = batch_with([(2, [3, 3, 3]), (1, [1])]).put(NOTE, ["large", "small"]).put(PLACE, torch.arange(4))
+    parts = regrouped(batch, 8)
+    assert parts[NOTE] == ["large", "large", "small"]
+    assert lengths_of(parts) == [(2, [3, 3]), (2, [3]), (1, [1])]
+    assert torch.equal(parts[PLACE], batch[PLACE])
+    assert torch.equal(parts[SEQ], batch[SEQ])
+    assert regrouped(batch, 11) is batch
 
 
 @given(lengths())
@@ -106,36 +187,34 @@ def test_micro_batches_hold_every_group_once_and_stay_within_the_budget(
 def test_in_a_shared_row_each_answer_sees_its_prompt_and_itself_and_nothing_else(
     sizes: list[tuple[int, list[int]]],
 ) -> None:
-    [row] = shared_rows(batch_with(sizes))
-    assert row.mask is not None
+    row = shared_row(batch_with(sizes))
     plain = plain_rows(batch_with(sizes))
     assert torch.equal(torch.cat([one.targets for one in plain]), row.targets)
+    keys = torch.arange(len(row.tokens))
     at = 0
     for one in plain:
         for step in range(len(one.targets)):
-            place = row.predicts[at]
-            seen = row.tokens[row.mask[place]]
+            mask = row.plan.predictors.sees(torch.tensor(at), keys)
             # What a token is predicted from: its prompt and the answer so far, in order, from position 0.
-            assert torch.equal(seen, one.tokens[: one.predicts[step] + 1])
-            assert torch.equal(row.positions[row.mask[place]], torch.arange(len(seen)))
+            assert torch.equal(row.tokens[mask], one.tokens[: one.plan.predictors.rows[step] + 1])
+            assert torch.equal(row.positions[mask], torch.arange(int(mask.sum())))
             at += 1
 
 
 @given(lengths())
 @settings(deadline=None, max_examples=50)
 def test_a_shared_row_holds_each_prompt_once_and_no_padding(sizes: list[tuple[int, list[int]]]) -> None:
-    [row] = shared_rows(batch_with(sizes))
-    assert len(row.tokens) == sum(prompt + sum(answers) for prompt, answers in sizes)
+    assert len(shared_row(batch_with(sizes)).tokens) == sum(prompt + sum(answers) for prompt, answers in sizes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rank", [0, 4])
 def test_the_chunked_head_says_what_the_models_own_logits_say(
-    rank: int, family: str, family_folder: Any, run: Run
+    rank: int, family: str, family_folder: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = built(family_folder(family), run, lora_rank=rank)
-    assert model.policy.plain_head
     batch = model.encode(batch_of(pairs())).batch
-    ours = model.policy(batch)[LOGPROBS]
-    model.policy.plain_head = False
-    torch.testing.assert_close(ours, model.policy(batch)[LOGPROBS], rtol=0, atol=1e-5)
+    ours = model.network(batch)[LOGPROBS]
+    own = built(family_folder(family), run, lora_rank=rank, layout="plain")
+    monkeypatch.setattr(own.network, "_plain_head", False)
+    torch.testing.assert_close(ours, own.network(batch)[LOGPROBS], rtol=0, atol=1e-5)

@@ -27,7 +27,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every micro-batch that went through a model without gradients."""
     seen: list[Batch] = []
     look = Built._look
-    monkeypatch.setattr(Built, "_look", lambda self, policy, piece: seen.append(piece) or look(self, policy, piece))
+    monkeypatch.setattr(Built, "_look", lambda self, *asked: seen.append(asked[1]) or look(self, *asked))
     return seen
 
 
@@ -78,7 +78,7 @@ def test_after_steps_the_reference_is_still_the_model_as_it_was_loaded(family_fo
 
 
 def test_other_weights_other_precision_and_other_tokens_are_other_questions(family_folder: Any, run: Run) -> None:
-    model = model_of(family_folder("llama"), run).policy.model
+    model = model_of(family_folder("llama"), run).network.model
     name = fingerprint(model, "fp32")
     assert fingerprint(model, "fp32") == name
     assert fingerprint(model, "bf16") != name
@@ -133,5 +133,5 @@ def test_a_reference_that_gives_no_numbers_ends_the_run_and_names_the_groups(fam
     model = model_of(family_folder("llama"), run)
     with torch.no_grad():
         next(model.reference.parameters()).fill_(float("nan"))
-    with pytest.raises(RunFailed, match="no numbers; the groups were g0, g1"):
+    with pytest.raises(RunFailed, match="the reference gives as `logprobs` is not a number; the groups were"):
         model.annotate(model.encode(batch_of(pairs(3))).batch, WANTED)
