@@ -18,7 +18,8 @@ from truing.errors import Problem, UserError, did_you_mean
 from truing.fields import Batch, Group
 from truing.run import Run
 from truing.stage import DataInfo
-from truing_data.plugin import MappedSource, Value
+from truing_data.forms import finished
+from truing_data.mapping import MappedSource, Value
 from truing_data.rows import BadRow, groups_of
 from truing_tensor.groups import batch_of
 
@@ -97,7 +98,7 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
             seen.update(dict.fromkeys((group.id for group in found), row.where))
     if bad and (options.on_bad == "fail" or not groups):
         raise UserError(report(bad, len(chosen), origin))
-    return Loaded(groups, len(bad))
+    return Loaded(finished(groups, options, origin), len(bad))
 
 
 def selected(rows: Iterable[Row], options: MappedSource, origin: str) -> Sequence[Row]:

@@ -1,7 +1,8 @@
 """The menu of data sources: files of rows, data sets of the `datasets` library, generated puzzles.
 
-Only promises live here: the options, and what can be said of them without opening anything. `rows` turns one row into
-groups, `files` and `hub` read rows, `tasks` makes puzzles up, `held` hands groups out epoch by epoch.
+Only promises live here: the options, and what can be said of them without opening anything; `mapping` has those that
+all sources of rows share. `rows` turns one row into a group, `files` and `hub` read rows, `tasks` makes puzzles up,
+`forms` makes one form of data of another, `held` hands groups out epoch by epoch.
 """
 
 from __future__ import annotations
@@ -9,177 +10,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, field
 
 from truing.errors import did_you_mean
 from truing.fields import (
-    ANNOTATOR,
     CHOSEN,
     COMPLETIONS,
     GROUP,
     IDS,
-    MARGIN,
+    LABEL,
+    MISMATCHED,
     PROMPTS,
+    RANK,
     REJECTED,
-    SOFT,
-    STRATUM,
     Field,
     Fields,
     fields,
 )
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
-
-Value = str | int | float | bool
-
-_WITH_PAIRS = "with `chosen` and `rejected` columns"
-_PAIR_FIELDS: Mapping[str, Field[Any]] = {
-    "margin": MARGIN,
-    "soft": SOFT,
-    "annotator": ANNOTATOR,
-    "stratum": STRATUM,
-}
-
-
-class MappedSource(SourceSpec, frozen=True, kw_only=True):
-    """What all sources of rows share: which columns mean what, and which rows are used."""
-
-    offers: ClassVar[Mapping[Field[Any], str]] = {
-        CHOSEN: _WITH_PAIRS,
-        REJECTED: _WITH_PAIRS,
-        **{kind: f"{_WITH_PAIRS} and a `{option}` column" for option, kind in _PAIR_FIELDS.items()},
-    }
-
-    prompt: Annotated[
-        str | None,
-        Meta(description="column of the prompt: text or a list of messages; `prompt` when not given"),
-    ] = None
-    completion: Annotated[
-        str | None,
-        Meta(description="column of the demonstration: text or an assistant message; `completion` when not given"),
-    ] = None
-    chosen: Annotated[
-        str | None,
-        Meta(
-            description="column of the better completion, which makes every row a pair; a whole conversation "
-            "brings its prompt along"
-        ),
-    ] = None
-    rejected: Annotated[str | None, Meta(description="column of the worse completion")] = None
-    messages: Annotated[
-        str | None,
-        Meta(
-            description="column of a whole conversation, instead of `prompt`: its last assistant turn is the completion"
-        ),
-    ] = None
-    turns: Annotated[
-        Literal["last", "all"],
-        Meta(description='assistant turns of `messages` to learn from; "all": each is a group of its own'),
-    ] = "last"
-    id: Annotated[
-        str | None, Meta(description="column of the name of a row; file name and line or row number when not given")
-    ] = None
-    system: Annotated[
-        str | None, Meta(description="system message put before every conversation that does not begin with one")
-    ] = None
-    chat: Annotated[
-        bool,
-        Meta(
-            description="turn plain text into a user and an assistant message, so that the model's chat template "
-            "applies; false: the text as it stands"
-        ),
-    ] = True
-    margin: Annotated[str | None, Meta(description="column that says by how much the chosen completion is better")] = (
-        None
-    )
-    soft: Annotated[
-        str | None, Meta(description="column of the probability, 0 to 1, that the chosen completion is better")
-    ] = None
-    annotator: Annotated[str | None, Meta(description="column that names who compared the pair")] = None
-    stratum: Annotated[str | None, Meta(description="column that names the annotator's group of people")] = None
-    where: Annotated[
-        dict[str, Value], Meta(description="column and value: only rows that are equal in all of them are used")
-    ] = {}
-    mix: Annotated[
-        int | None,
-        Meta(
-            description="seed of an order the rows are put into once, before `skip` and `limit`, for files sorted by "
-            "topic; file order when not given"
-        ),
-    ] = None
-    skip: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="rows left out at the start, after `where`; with `skip` n a source shares no row with a holdout"
-            " of `limit` n",
-        ),
-    ] = 0
-    limit: Annotated[
-        int | None, Meta(description="how many rows to use, after `where` and `skip`; all when not given")
-    ] = None
-    shuffle: Annotated[
-        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
-    ] = True
-    on_bad: Annotated[
-        Literal["fail", "skip"],
-        Meta(description="what to do about unusable rows: refuse the data, or leave them out and count them"),
-    ] = "fail"
-
-    @property
-    def pairs(self) -> bool:
-        """Are the rows comparisons?"""
-        return self.chosen is not None or self.rejected is not None
-
-    @property
-    def pair_columns(self) -> Mapping[Field[Any], str]:
-        """The optional fields of a pair that the options map, and from which column."""
-        return {
-            kind: getattr(self, option) for option, kind in _PAIR_FIELDS.items() if getattr(self, option) is not None
-        }
-
-    def provides(self) -> Fields:
-        """Demonstrations, or pairs with whatever else is mapped."""
-        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
-        return text | fields(CHOSEN, REJECTED, *self.pair_columns) if self.pairs else text
-
-    def problems(self) -> Iterator[Fault]:
-        """Options that cannot go together."""
-        if self.pairs and (self.chosen is None or self.rejected is None):
-            given, absent = ("chosen", "rejected") if self.rejected is None else ("rejected", "chosen")
-            yield Fault(
-                given, f"{given} without {absent}", f"a pair needs both: name the column of the {absent} completion"
-            )
-        if self.pairs and self.chosen == self.rejected:
-            yield Fault("rejected", f'chosen and rejected are the same column "{self.chosen}"')
-        if self.messages is not None:
-            for option in ("prompt", "completion", "chosen", "rejected"):
-                if getattr(self, option) is not None:
-                    yield Fault(
-                        option,
-                        f"messages and {option} exclude each other",
-                        "`messages` holds prompt and completion alike",
-                    )
-        elif self.turns == "all":
-            yield Fault(
-                "turns", "turns is about `messages`, and none is given", "name the column that holds the conversation"
-            )
-        if self.pairs and self.completion is not None:
-            yield Fault(
-                "completion", "completion beside chosen and rejected", "a row is a demonstration or a pair, not both"
-            )
-        if not self.pairs:
-            for option in _PAIR_FIELDS:
-                if getattr(self, option) is not None:
-                    yield Fault(
-                        option,
-                        f"{option} belongs to a pair, and the rows are demonstrations",
-                        "map `chosen` and `rejected` too",
-                    )
-        if self.limit is not None and self.limit < 1:
-            yield Fault("limit", f"limit = {self.limit} leaves no rows", "leave it out to use all of them")
+from truing_data.mapping import MappedSource
 
 
 class Jsonl(MappedSource, frozen=True, kw_only=True):
@@ -254,7 +106,13 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "reasoning-gym"
     target: ClassVar[str] = "truing_data.tasks:reasoning_gym"
-    offers: ClassVar[Mapping[Field[Any], str]] = {CHOSEN: "with pairs = true", REJECTED: "with pairs = true"}
+    offers: ClassVar[Mapping[Field[Any], str]] = {
+        CHOSEN: "with pairs = true",
+        REJECTED: "with pairs = true",
+        LABEL: "with pairs = true and pairs_to_labels = true",
+        MISMATCHED: "with labels and mismatched = true",
+        RANK: "with rankings = true",
+    }
 
     tasks: Annotated[list[str], Meta(min_length=1, description="data sets of reasoning-gym, taken in turn")] = field(
         default_factory=lambda: ["basic_arithmetic", "spell_backward"]
@@ -273,6 +131,16 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     pairs: Annotated[bool, Meta(description="add a plausible wrong answer to every question, as the rejected one")] = (
         False
     )
+    rankings: Annotated[
+        bool, Meta(description="rank the right answer first and wrong ones behind it, tied with each other")
+    ] = False
+    rivals: Annotated[int, Meta(ge=1, description="how many wrong answers a pair or ranking sets beside the right")] = 1
+    pairs_to_labels: Annotated[
+        bool, Meta(description="label the right answer desirable and wrong ones undesirable, instead of pairing them")
+    ] = False
+    mismatched: Annotated[
+        bool, Meta(description="add to every question an answer to another one, marked as such, for KTO")
+    ] = False
     seed: Annotated[int, Meta(description="which questions; independent of the run's seed")] = 0
     system: Annotated[str | None, Meta(description="system message put before every question")] = None
     chat: Annotated[
@@ -283,8 +151,12 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     ] = True
 
     def provides(self) -> Fields:
-        """Demonstrations, or pairs."""
+        """Demonstrations, pairs, labels or rankings."""
         text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+        if self.pairs_to_labels:
+            return text | fields(LABEL) | (fields(MISMATCHED) if self.mismatched else fields())
+        if self.rankings:
+            return text | fields(RANK)
         return text | fields(CHOSEN, REJECTED) if self.pairs else text
 
     def problems(self) -> Iterator[Fault]:
@@ -299,6 +171,18 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
                 )
             for option in options.keys() & {"seed", "size"}:
                 yield Fault("options", f"{option} of a task is not for its options", f"[source] has its own `{option}`")
+        if self.pairs and self.rankings:
+            yield Fault("rankings", "rankings beside pairs", "keep one of them")
+        if self.rivals > 1 and not (self.pairs or self.rankings):
+            yield Fault(
+                "rivals", "rivals without pairs or rankings", "wrong answers need pairs = true or rankings = true"
+            )
+        if self.pairs_to_labels and not self.pairs:
+            yield Fault("pairs_to_labels", "pairs_to_labels without pairs", "set pairs = true")
+        if self.mismatched and not self.pairs_to_labels:
+            yield Fault(
+                "mismatched", "mismatched is for labelled completions, and there are none", "set pairs_to_labels = true"
+            )
         if self.system is not None and not self.chat:
             yield Fault(
                 "system", "a plain-text prompt takes no system message", "use chat = true, or leave `system` out"

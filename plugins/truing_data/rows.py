@@ -9,9 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from truing.errors import did_you_mean
-from truing.fields import MARGIN, SOFT, Field, Group, Message, Text
-from truing_data.plugin import MappedSource
+from truing.fields import LABEL, MARGIN, RANK, SOFT, Field, Group, Message, Text
+from truing_data.forms import all_pairs, labelled
+from truing_data.mapping import MappedSource
 
 Row = Mapping[str, Any]
 
@@ -45,9 +48,17 @@ def groups_of(row: Row, name: str, options: MappedSource) -> list[Group]:
     name: the id of the row when no column has one. Raises BadRow.
     """
     name = _identity(row, name, options)
-    if options.messages is not None:
-        return _turns(row, name, options)
-    return [_pair(row, name, options) if options.pairs else _demonstration(row, name, options)]
+    if options.completions is not None:
+        group = _ranking(row, name, options)
+        return [all_pairs(group) if options.rankings_to_pairs else group]
+    if options.pairs:
+        group = _pair(row, name, options)
+        return [labelled(group) if options.pairs_to_labels else group]
+    found = _turns(row, name, options) if options.messages is not None else [_demonstration(row, name, options)]
+    if options.label is None:
+        return found
+    label = _label(row, options.label)
+    return [msgspec.structs.replace(group, extra={LABEL: [label]}) for group in found]
 
 
 def laid_out(prompt: Text, completions: Sequence[Text], layout: Layout) -> tuple[Text, list[Text]]:
@@ -76,7 +87,7 @@ def _demonstration(row: Row, name: str, options: MappedSource) -> Group:
 
 def _turns(row: Row, name: str, options: MappedSource) -> list[Group]:
     column = options.messages or ""
-    messages = _messages(_value(row, column), column)
+    messages = _messages(_value(row, column), f'"{column}"')
     ends = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at > 0]
     if not ends:
         raise BadRow(f'"{column}" has no assistant turn that answers anything')
@@ -106,6 +117,27 @@ def _pair(row: Row, name: str, options: MappedSource) -> Group:
     return Group(id=name, prompt=prompt, completions=completions, pairs=[(0, 1)], extra=extra)
 
 
+def _ranking(row: Row, name: str, options: MappedSource) -> Group:
+    """Completions and their places among each other, the best 0."""
+    column = options.completions or ""
+    texts = _list(row, column)
+    if len(texts) < 2:
+        raise BadRow(f'"{column}" has {len(texts)} of them', "a ranking needs two or more")
+    said = [_said(text, f'"{column}", completion {at}') for at, text in enumerate(texts, 1)]
+    prompt, completions = laid_out(_prompt(row, options.prompt or "prompt"), said, options)
+    for at, text in enumerate(completions):
+        if (first := completions.index(text)) < at:
+            raise BadRow(f'"{column}": completions {first + 1} and {at + 1} are equal', "a ranking needs a difference")
+    by = options.rank or options.score or ""
+    places = [_number(value, f'"{by}", entry {at}') for at, value in enumerate(_list(row, by), 1)]
+    if len(places) != len(texts):
+        raise BadRow(f'"{by}" has {len(places)} entries for {len(texts)} completions')
+    order = sorted(set(places), reverse=options.score is not None)
+    if len(order) == 1:
+        raise BadRow(f'"{by}" is the same for all completions', "a ranking needs a difference")
+    return Group(id=name, prompt=prompt, completions=completions, extra={RANK: [order.index(it) for it in places]})
+
+
 def _conversations(
     row: Row, columns: tuple[str, str], whole: Sequence[bool], options: MappedSource
 ) -> tuple[list[Message], Text, Text]:
@@ -117,7 +149,7 @@ def _conversations(
         raise BadRow(f'"{columns[0]}" holds its prompt already', "leave `prompt` out of the options")
     found: list[tuple[list[Message], list[Message]]] = []
     for column in columns:
-        messages = _messages(row[column], column)
+        messages = _messages(row[column], f'"{column}"')
         ends = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at > 0]
         if not ends:
             raise BadRow(f'"{column}" has no assistant turn that answers anything')
@@ -144,41 +176,45 @@ def _cut(messages: list[Message], end: int, column: str) -> tuple[list[Message],
 def _prompt(row: Row, column: str) -> Text:
     value = _value(row, column)
     if isinstance(value, list):
-        messages = _messages(value, column)
+        messages = _messages(value, f'"{column}"')
         if messages[-1]["role"] == "assistant":
             mend = "a prompt ends before the assistant answers; `messages` takes whole conversations"
             raise BadRow(f'"{column}" ends with an assistant message', mend)
         return messages
-    return _text(value, column)
+    return _text(value, f'"{column}"')
 
 
 def _completion(row: Row, column: str) -> Text:
-    value = _value(row, column)
+    return _said(_value(row, column), f'"{column}"')
+
+
+def _said(value: Any, place: str) -> Text:
+    """A completion: text, or one assistant message."""
     if not isinstance(value, list):
-        return _text(value, column)
-    messages = _messages(value, column)
+        return _text(value, place)
+    messages = _messages(value, place)
     if len(messages) > 1 or messages[0]["role"] != "assistant":
         said = f"{len(messages)} messages" if len(messages) > 1 else f'a message of the role "{messages[0]["role"]}"'
         mend = "a completion is one assistant message; `messages` takes whole conversations"
-        raise BadRow(f'"{column}" is {said}', mend)
-    _text(messages[0]["content"], column)
+        raise BadRow(f"{place} is {said}", mend)
+    _text(messages[0]["content"], place)
     return messages
 
 
-def _text(value: Any, column: str) -> str:
+def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise BadRow(f'"{column}" is {_kind(value)}, not text or a list of messages')
+        raise BadRow(f"{place} is {_kind(value)}, not text or a list of messages")
     if not value.strip():
-        raise BadRow(f'"{column}" is empty')
+        raise BadRow(f"{place} is empty")
     return value
 
 
-def _messages(value: Any, column: str) -> list[Message]:
+def _messages(value: Any, place: str) -> list[Message]:
     if not isinstance(value, list):
-        raise BadRow(f'"{column}" is {_kind(value)}, not a list of messages', _MESSAGE)
+        raise BadRow(f"{place} is {_kind(value)}, not a list of messages", _MESSAGE)
     if not value:
-        raise BadRow(f'"{column}" is empty')
-    return [_message(entry, f'"{column}", message {at}') for at, entry in enumerate(cast("list[Any]", value), 1)]
+        raise BadRow(f"{place} is empty")
+    return [_message(entry, f"{place}, message {at}") for at, entry in enumerate(cast("list[Any]", value), 1)]
 
 
 def _message(entry: Any, place: str) -> Message:
@@ -205,10 +241,31 @@ def _annotation(row: Row, column: str, kind: Field[Any]) -> float | str:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise BadRow(f'"{column}" is {_kind(value)}, not a name')
         return str(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRow(f'"{column}" is {_kind(value)}, not a finite number')
-    if kind is SOFT and not 0 <= value <= 1:
+    number = _number(value, f'"{column}"')
+    if kind is SOFT and not 0 <= number <= 1:
         raise BadRow(f'"{column}" is {value}, not a probability', "expected a number from 0 to 1")
+    return number
+
+
+def _label(row: Row, column: str) -> int:
+    """1 for a desirable completion, 0 for an undesirable one."""
+    value = _value(row, column)
+    if value not in (0, 1) or not isinstance(value, int | float):
+        said = value if isinstance(value, int | float) else _kind(value)
+        raise BadRow(f'"{column}" is {said}, not a label', "expected true or 1 for desirable, false or 0 for not")
+    return int(value)
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    value = _value(row, column)
+    if not isinstance(value, list):
+        raise BadRow(f'"{column}" is {_kind(value)}, not a list')
+    return cast("list[Any]", value)
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRow(f"{place} is {_kind(value)}, not a finite number")
     return float(value)
 
 

@@ -12,11 +12,15 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import islice
 from typing import Any, NamedTuple
 
+import msgspec
+
 from truing.errors import Problem, UserError, did_you_mean
-from truing.fields import Group, Text
+from truing.fields import RANK, Group, Text
 from truing.run import Run
+from truing_data.forms import finished, labelled
 from truing_data.held import Held, Loaded, library
 from truing_data.plugin import ReasoningGym
 from truing_data.rows import laid_out
@@ -50,20 +54,23 @@ def load(spec: ReasoningGym) -> Loaded:
     by_task = [list(_groups(spec, task, at, factory)) for at, task in enumerate(spec.tasks)]
     turns = range(spec.skip, spec.skip + spec.size)
     count = len(spec.tasks)
-    return Loaded([by_task[turn % count][turn // count] for turn in turns])
+    groups = [by_task[turn % count][turn // count] for turn in turns]
+    return Loaded(finished(groups, spec, spec.name))
 
 
-def wrong_answer(task: Any, puzzle: Puzzle, pool: Sequence[str], chance: random.Random) -> str | None:
-    """An answer of the same kind that the task's own scoring does not take for right; None if none was found.
+def wrong_answers(task: Any, puzzle: Puzzle, pool: Sequence[str], chance: random.Random, count: int) -> list[str]:
+    """Up to so many different answers of the same kind that the task's own scoring does not take for right.
 
     A number is changed a little; for anything else it is the answer of another question.
     """
     numeric = _NUMBER.fullmatch(puzzle.answer)
     candidates = near(puzzle.answer, chance) if numeric else chance.sample(pool, len(pool))
-    for candidate in candidates:
-        if candidate != puzzle.answer and task.score_answer(candidate, puzzle.entry) < 1:
-            return candidate
-    return None
+    wrong = (
+        candidate
+        for candidate in dict.fromkeys(candidates)
+        if candidate != puzzle.answer and task.score_answer(candidate, puzzle.entry) < 1
+    )
+    return list(islice(wrong, count))
 
 
 def near(number: str, chance: random.Random) -> list[str]:
@@ -101,25 +108,30 @@ def _groups(spec: ReasoningGym, name: str, place: int, factory: Any) -> Iterator
     """The questions of one task, as many as its turns among the first `skip + size`."""
     needed = len(range(place, spec.skip + spec.size, len(spec.tasks)))
     task = _task(spec, name, needed, factory)
-    puzzles = _puzzles(task, name, max(needed, _POOL) if spec.pairs else needed)
+    rivals = spec.rivals if spec.pairs or spec.rankings else 0
+    puzzles = _puzzles(task, name, max(needed, _POOL) if rivals else needed)
     if len(puzzles) < needed:
         what = f'the task "{name}" has only {len(puzzles):,} different questions, and {needed:,} are asked for'
         raise UserError(Problem(spec.name, what, "lower `size`, or widen the task in `options`"))
     pool = sorted({puzzle.answer for puzzle in puzzles[:_POOL]})
     for number, puzzle in enumerate(puzzles[:needed]):
-        answers = [puzzle.answer]
-        if spec.pairs:
-            wrong = wrong_answer(task, puzzle, pool, random.Random(f"{spec.seed}/{name}/{number}"))
-            if wrong is None:
-                what = f'the task "{name}" takes every answer tried for right, so it makes no pairs'
-                raise UserError(Problem(spec.name, what, "leave it out of `tasks`"))
-            answers.append(wrong)
-        yield _group(f"{name}-{spec.seed}-{number}", puzzle.question, answers, spec)
+        chance = random.Random(f"{spec.seed}/{name}/{number}")
+        wrong = wrong_answers(task, puzzle, pool, chance, rivals) if rivals else []
+        if len(wrong) < rivals:
+            some = f"only {len(wrong)} wrong answers to a question" if wrong else "every answer tried for right"
+            what = f'the task "{name}" {"has" if wrong else "takes"} {some}, so it makes no pairs'
+            raise UserError(Problem(spec.name, what, "lower `rivals`" if wrong else "leave it out of `tasks`"))
+        yield _group(f"{name}-{spec.seed}-{number}", puzzle.question, [puzzle.answer, *wrong], spec)
 
 
 def _group(name: str, question: str, answers: Sequence[Text], spec: ReasoningGym) -> Group:
     prompt, completions = laid_out(question if spec.chat else question + "\n", answers, spec)
-    return Group(id=name, prompt=prompt, completions=completions, pairs=[(0, 1)] if spec.pairs else [])
+    group = Group(id=name, prompt=prompt, completions=completions)
+    if spec.rankings:
+        return msgspec.structs.replace(group, extra={RANK: [min(at, 1) for at in range(len(answers))]})
+    if spec.pairs:
+        group = msgspec.structs.replace(group, pairs=[(0, at) for at in range(1, len(answers))])
+    return labelled(group) if spec.pairs_to_labels else group
 
 
 def _task(spec: ReasoningGym, name: str, needed: int, factory: Any) -> Any:

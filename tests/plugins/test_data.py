@@ -20,8 +20,11 @@ from truing.fields import (
     COMPLETIONS,
     GROUP,
     IDS,
+    LABEL,
     MARGIN,
+    MISMATCHED,
     PROMPTS,
+    RANK,
     REJECTED,
     SOFT,
     STRATUM,
@@ -33,7 +36,8 @@ from truing.registry import Registry
 from truing.run import Run
 from truing.stage import DataInfo
 from truing_data.held import Held, Loaded, Row, selected
-from truing_data.plugin import HuggingFace, Jsonl, MappedSource, Parquet, truing_specs
+from truing_data.mapping import MappedSource
+from truing_data.plugin import HuggingFace, Jsonl, Parquet, truing_specs
 from truing_data.rows import BadRow, groups_of
 
 QUICK = settings(deadline=None, max_examples=60, database=None)
@@ -41,6 +45,12 @@ HH = Path(__file__).parents[3] / "shared/data/hh_rlhf_train.jsonl"
 HELLO = {"prompt": "Hello?", "completion": "Hi."}
 PAIR = {"prompt": "Hello?", "better": "Hi.", "worse": "What?"}
 PAIRS = MappedSource(chosen="better", rejected="worse")
+RANKED = {
+    "prompt": "Hello?",
+    "answers": ["What?", "Hi.", "Go.", "Hey."],
+    "place": [3, 1, 7, 3],
+    "points": [0.5, 9, -1, 0.5],
+}
 
 
 def user(content: str) -> dict[str, str]:
@@ -156,6 +166,52 @@ def test_a_pair_carries_margin_soft_annotator_and_stratum() -> None:
     (group,) = groups_of({**PAIR, "m": 2, "s": 0.75, "who": 17, "where": "north", "key": 5}, "a:1", options)
     assert group.id == "5"
     assert group.extra == {MARGIN: [2.0], SOFT: [0.75], ANNOTATOR: ["17"], STRATUM: ["north"]}
+
+
+@pytest.mark.parametrize(("value", "label"), [(True, 1), (1, 1), (1.0, 1), (False, 0), (0, 0)])
+def test_a_label_says_whether_its_completion_is_desirable(value: Any, label: int) -> None:
+    (group,) = groups_of({**HELLO, "good": value}, "a:1", MappedSource(label="good"))
+    assert (group.completions, group.extra) == ([[assistant("Hi.")]], {LABEL: [label]})
+
+
+def test_the_last_turn_of_a_conversation_may_be_labelled() -> None:
+    row = {"talk": [user("1"), assistant("2")], "good": False}
+    (group,) = groups_of(row, "a:1", MappedSource(messages="talk", label="good"))
+    assert group.extra == {LABEL: [0]}
+
+
+def test_a_pair_becomes_two_labelled_completions_of_one_group_when_asked() -> None:
+    options = MappedSource(chosen="better", rejected="worse", pairs_to_labels=True)
+    (group,) = groups_of(PAIR, "a:1", options)
+    assert group.completions == [[assistant("Hi.")], [assistant("What?")]]
+    assert (group.pairs, group.extra) == ([], {LABEL: [1, 0]})
+
+
+@pytest.mark.parametrize("order", [{"rank": "place"}, {"score": "points"}])
+def test_a_ranking_has_its_best_at_0_and_keeps_ties(order: dict[str, str]) -> None:
+    (group,) = groups_of(RANKED, "a:1", MappedSource(completions="answers", **order))
+    assert group.completions == [[assistant(text)] for text in RANKED["answers"]]
+    assert (group.pairs, group.extra) == ([], {RANK: [1, 0, 2, 1]})
+
+
+def test_a_ranking_becomes_all_pairs_of_unequal_rank_in_one_group_when_asked() -> None:
+    options = MappedSource(completions="answers", rank="place", rankings_to_pairs=True)
+    (group,) = groups_of(RANKED, "a:1", options)
+    assert group.pairs == [(1, 0), (0, 2), (1, 2), (1, 3), (3, 2)]  # C(4, 2) = 6, less the tie
+    assert (len(group.completions), group.extra) == (4, {})
+
+
+@QUICK
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=7).filter(lambda places: len(set(places)) > 1))
+def test_every_two_completions_of_unequal_rank_meet_once(places: list[int]) -> None:
+    row = {"prompt": "p", "answers": [f"c{at}" for at in range(len(places))], "place": places}
+    options = MappedSource(completions="answers", rank="place", rankings_to_pairs=True)
+    (group,) = groups_of(row, "a:1", options)
+    found = {frozenset(pair) for pair in group.pairs}
+    unequal = {frozenset((a, b)) for a in range(len(places)) for b in range(a) if places[a] != places[b]}
+    assert found == unequal
+    assert len(found) == len(group.pairs)
+    assert all(places[better] < places[worse] for better, worse in group.pairs)
 
 
 def test_a_null_that_parquet_fills_in_is_no_key_of_a_message() -> None:
@@ -285,6 +341,118 @@ def test_a_pair_that_is_no_use_says_why(row: dict[str, Any], options: dict[str, 
     with pytest.raises(BadRow) as caught:
         groups_of(row, "a:1", MappedSource(chosen="better", rejected="worse", **options))
     assert what in caught.value.what
+
+
+LABELLED: dict[str, Any] = {"label": "good"}
+BY_PLACE: dict[str, Any] = {"completions": "answers", "rank": "place"}
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "what"),
+    [
+        (HELLO, LABELLED, 'no column "good"'),
+        ({**HELLO, "good": None}, LABELLED, '"good" is null'),
+        ({**HELLO, "good": 2}, LABELLED, '"good" is 2, not a label'),
+        ({**HELLO, "good": "yes"}, LABELLED, '"good" is text, not a label'),
+        ({**HELLO, "good": [1]}, LABELLED, '"good" is a list, not a label'),
+        ({**RANKED, "answers": "Hi."}, BY_PLACE, '"answers" is text, not a list'),
+        ({**RANKED, "answers": ["Hi."]}, BY_PLACE, '"answers" has 1 of them'),
+        ({**RANKED, "answers": ["a", "b", " ", "c"]}, BY_PLACE, '"answers", completion 3 is empty'),
+        ({**RANKED, "answers": ["a", "b", "c", "b"]}, BY_PLACE, '"answers": completions 2 and 4 are equal'),
+        ({**RANKED, "answers": ["a", "b", [user("c")]]}, BY_PLACE, '"answers", completion 3 is a message of the role'),
+        ({**RANKED, "place": [1, 2, 3]}, BY_PLACE, '"place" has 3 entries for 4 completions'),
+        ({**RANKED, "place": [1, 2, 3, None]}, BY_PLACE, '"place", entry 4 is null, not a finite number'),
+        ({**RANKED, "place": [2, 2, 2, 2]}, BY_PLACE, '"place" is the same for all completions'),
+        ({**RANKED, "place": None}, BY_PLACE, '"place" is null'),
+    ],
+)
+def test_labels_and_rankings_that_are_no_use_say_why(row: dict[str, Any], options: dict[str, Any], what: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        groups_of(row, "a:1", MappedSource(**options))
+    assert what in caught.value.what
+
+
+# Labels and completions of other prompts
+
+
+def labelled(path: Path, labels: list[int], **options: Any) -> Jsonl:
+    rows = ({"prompt": f"p{at}", "completion": f"c{at}", "good": label} for at, label in enumerate(labels))
+    return Jsonl(path=write(path, *rows), label="good", **options)
+
+
+def test_labels_arrive_with_their_completions(tmp_path: Path) -> None:
+    batches = read(labelled(tmp_path / "a.jsonl", [1, 0, 0], shuffle=False))[1]
+    assert batches[0][LABEL].tolist() == [1, 0, 0]
+    assert MISMATCHED not in batches[0]
+
+
+@pytest.mark.parametrize(("label", "kind"), [(1, "desirable"), (0, "undesirable")])
+def test_labels_all_of_one_kind_are_refused(tmp_path: Path, label: int, kind: str) -> None:
+    (problem,) = refused(labelled(tmp_path / "a.jsonl", [label] * 5))
+    assert f"every completion is labelled {kind}" in problem
+    assert "is this the right column" in problem
+
+
+def test_every_prompt_gets_one_completion_of_another(tmp_path: Path) -> None:
+    spec = labelled(tmp_path / "a.jsonl", [1, 0] * 10, mismatched=True)
+    batches = read(spec, size=20)[1]
+    (batch,) = batches
+    assert batch[MISMATCHED].tolist() == [0, 1] * 20
+    assert batch[GROUP].tolist() == [at for at in range(20) for _ in range(2)]
+    said = [turns[0]["content"] for turns in batch[COMPLETIONS]]
+    asked = [turns[0]["content"] for turns in batch[PROMPTS]]
+    assert all(own[1:] == prompt[1:] for own, prompt in zip(said[::2], asked, strict=True))
+    assert all(stranger[1:] != prompt[1:] for stranger, prompt in zip(said[1::2], asked, strict=True))
+    assert sorted(said[1::2]) == sorted(said[::2]), "every completion is borrowed once"
+
+
+def test_a_prompt_keeps_its_stranger_whatever_the_batch_and_the_epoch(tmp_path: Path) -> None:
+    spec = labelled(tmp_path / "a.jsonl", [1, 0] * 10, mismatched=True)
+
+    def strangers(size: int, epoch: int) -> dict[str, Any]:
+        batches = read(spec, size=size, epoch=epoch)[1]
+        return {name: batch[COMPLETIONS][2 * at + 1] for batch in batches for at, name in enumerate(batch[IDS])}
+
+    assert strangers(20, 0) == strangers(3, 0) == strangers(7, 4)
+
+
+def test_a_completion_for_the_same_prompt_is_no_stranger(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{at // 6}", "completion": f"c{at // 6}", "good": at % 2} for at in range(12)]
+    spec = Jsonl(path=write(tmp_path / "a.jsonl", *rows), label="good", mismatched=True, chat=False, shuffle=False)
+    (batch,) = read(spec, size=12)[1]
+    assert batch[COMPLETIONS] == ["c0", "c1"] * 6 + ["c1", "c0"] * 6
+
+
+def test_without_another_prompt_there_is_no_stranger(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": f"c{at}", "good": at % 2} for at in range(4)]
+    (problem,) = refused(Jsonl(path=write(tmp_path / "a.jsonl", *rows), label="good", mismatched=True))
+    assert "mismatched needs completions of other prompts" in problem
+
+
+def test_labelled_pairs_and_a_stranger_share_their_prompt(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{at}", "better": f"b{at}", "worse": f"w{at}"} for at in range(6)]
+    spec = Jsonl(
+        path=write(tmp_path / "a.jsonl", *rows),
+        chosen="better",
+        rejected="worse",
+        pairs_to_labels=True,
+        mismatched=True,
+        shuffle=False,
+    )
+    (batch,) = read(spec, size=6)[1]
+    assert batch[LABEL].tolist() == [1, 0, 0] * 6
+    assert batch[MISMATCHED].tolist() == [0, 0, 1] * 6
+    assert CHOSEN not in batch
+
+
+def test_rankings_arrive_as_rankings_or_as_pairs(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", RANKED, {**RANKED, "place": [1, 2, 3, 4]})
+    ranked = read(Jsonl(path=path, completions="answers", rank="place", shuffle=False))[1][0]
+    paired = read(Jsonl(path=path, completions="answers", rank="place", rankings_to_pairs=True, shuffle=False))[1][0]
+    assert ranked[RANK].tolist() == [1, 0, 2, 1, 0, 1, 2, 3]
+    assert CHOSEN not in ranked
+    assert (len(paired[CHOSEN]), len(paired[COMPLETIONS]), len(paired[IDS])) == (5 + 6, 8, 2)
+    assert RANK not in paired
 
 
 # Reading files
@@ -488,6 +656,22 @@ def test_a_spec_of_pairs_provides_what_it_maps() -> None:
     assert spec.provides() == fields(IDS, PROMPTS, COMPLETIONS, GROUP, CHOSEN, REJECTED, SOFT)
 
 
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ({"label": "a"}, fields(LABEL)),
+        ({"label": "a", "mismatched": True}, fields(LABEL, MISMATCHED)),
+        ({"chosen": "a", "rejected": "b", "pairs_to_labels": True}, fields(LABEL)),
+        ({"completions": "a", "rank": "b"}, fields(RANK)),
+        ({"completions": "a", "rank": "b", "rankings_to_pairs": True}, fields(CHOSEN, REJECTED)),
+    ],
+)
+def test_a_form_of_data_provides_what_it_is_and_nothing_else(options: dict[str, Any], more: Any) -> None:
+    spec = Jsonl(path="x", **options)
+    assert spec.provides() == fields(IDS, PROMPTS, COMPLETIONS, GROUP) | more
+    assert not [fault for fault in faults(spec) if not fault.startswith("path")]
+
+
 def test_an_unmet_need_of_pairs_is_mended_by_naming_the_columns() -> None:
     registry = Registry()
     for spec in truing_specs():
@@ -511,6 +695,27 @@ def test_an_unmet_need_of_pairs_is_mended_by_naming_the_columns() -> None:
         ({"margin": "a"}, "margin: margin belongs to a pair, and the rows are demonstrations"),
         ({"stratum": "a"}, "stratum: stratum belongs to a pair"),
         ({"limit": 0}, "limit: limit = 0 leaves no rows"),
+        ({"pairs_to_labels": True}, "pairs_to_labels: pairs_to_labels without pairs"),
+        (
+            {"chosen": "a", "rejected": "b", "pairs_to_labels": True, "soft": "c"},
+            "soft: soft belongs to a pair, and pairs_to_labels leaves none",
+        ),
+        ({"label": "a", "chosen": "b", "rejected": "c"}, "label: label is about a single completion, and the rows are"),
+        ({"label": "a", "messages": "b", "turns": "all"}, "label: label is about one completion, and turns says all"),
+        ({"mismatched": True}, "mismatched: mismatched is for labelled completions, and there are none"),
+        ({"completions": "a"}, "completions: completions without their order"),
+        ({"completions": "a", "rank": "b", "score": "c"}, "completions: completions with both rank and score"),
+        ({"completions": "a", "rank": "b", "completion": "c"}, "completion: completion beside completions"),
+        (
+            {"completions": "a", "rank": "b", "margin": "c"},
+            "margin: margin belongs to a pair, and the rows are rankings",
+        ),
+        (
+            {"completions": "a", "rank": "b", "messages": "c"},
+            "completions: messages and completions exclude each other",
+        ),
+        ({"rank": "a"}, "rank: rank without completions"),
+        ({"rankings_to_pairs": True}, "rankings_to_pairs: rankings_to_pairs without completions"),
     ],
 )
 def test_options_that_cannot_go_together_are_refused(options: dict[str, Any], said: str) -> None:

@@ -16,11 +16,24 @@ from hypothesis import given, settings, strategies as st
 
 from truing.bus import Bus
 from truing.errors import UserError
-from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, Batch, Group, fields
+from truing.fields import (
+    CHOSEN,
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LABEL,
+    MISMATCHED,
+    PROMPTS,
+    RANK,
+    REJECTED,
+    Batch,
+    Group,
+    fields,
+)
 from truing.run import Run
 from truing_data.held import digest_of
 from truing_data.plugin import ReasoningGym
-from truing_data.tasks import Puzzle, load, near, wrong_answer
+from truing_data.tasks import Puzzle, load, near, wrong_answers
 
 gym = pytest.importorskip("reasoning_gym")
 
@@ -66,8 +79,7 @@ def test_the_wrong_answer_is_wrong_to_the_tasks_own_scoring(name: str) -> None:
     task = gym.create_dataset(name, size=40, seed=3)
     pool = sorted({entry["answer"] for entry in task})
     for at, entry in enumerate(task):
-        wrong = wrong_answer(task, Puzzle(entry["question"], entry["answer"], entry), pool, random.Random(at))
-        assert wrong is not None
+        [wrong] = wrong_answers(task, Puzzle(entry["question"], entry["answer"], entry), pool, random.Random(at), 1)
         assert task.score_answer(wrong, entry) < 1 <= task.score_answer(entry["answer"], entry)
 
 
@@ -82,8 +94,8 @@ def test_a_pair_never_holds_the_same_answer_twice(name: str) -> None:
 
 def test_a_task_that_takes_every_answer_for_right_makes_no_pairs() -> None:
     task = SimpleNamespace(score_answer=lambda answer, entry: 1.0)
-    assert wrong_answer(task, Puzzle("1 + 1?", "2", {}), [], random.Random(0)) is None
-    assert wrong_answer(task, Puzzle("Who?", "you", {}), ["me", "you"], random.Random(0)) is None
+    assert wrong_answers(task, Puzzle("1 + 1?", "2", {}), [], random.Random(0), 1) == []
+    assert wrong_answers(task, Puzzle("Who?", "you", {}), ["me", "you"], random.Random(0), 1) == []
 
 
 numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?", fullmatch=True)
@@ -151,6 +163,34 @@ def test_pairs_are_provided_when_asked_for() -> None:
     text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
     assert ReasoningGym().provides() == text
     assert ReasoningGym(pairs=True).provides() == text | fields(CHOSEN, REJECTED)
+    assert ReasoningGym(rankings=True).provides() == text | fields(RANK)
+    assert ReasoningGym(pairs=True, pairs_to_labels=True).provides() == text | fields(LABEL)
+    labels = ReasoningGym(pairs=True, pairs_to_labels=True, mismatched=True)
+    assert labels.provides() == text | fields(LABEL, MISMATCHED)
+
+
+def test_a_question_may_have_several_wrong_answers_all_different() -> None:
+    one, three = (load(ReasoningGym(pairs=True, rivals=rivals, size=40)).groups for rivals in (1, 3))
+    assert all(len({str(text) for text in group.completions}) == 4 for group in three)
+    assert [group.completions[:2] for group in three] == [group.completions for group in one]
+    assert {tuple(group.pairs) for group in three} == {((0, 1), (0, 2), (0, 3))}
+
+
+def test_a_ranking_has_the_right_answer_first_and_the_wrong_ones_tied() -> None:
+    for group in load(ReasoningGym(rankings=True, rivals=3, size=10)).groups:
+        assert (group.pairs, group.extra) == ([], {RANK: [0, 1, 1, 1]})
+
+
+def test_labels_call_the_right_answer_desirable_and_an_answer_to_another_question_a_stranger() -> None:
+    groups = load(ReasoningGym(pairs=True, pairs_to_labels=True, mismatched=True, size=20)).groups
+    assert all(group.extra == {LABEL: [1, 0, 0], MISMATCHED: [0, 0, 1]} for group in groups)
+    assert all(group.pairs == [] for group in groups)
+
+
+def test_a_task_with_too_few_wrong_answers_says_how_many() -> None:
+    (said,) = refused(tasks=["coin_flip"], rankings=True, rivals=50, size=1)
+    assert "wrong answers to a question, so it makes no pairs" in said
+    assert "lower `rivals`" in said
 
 
 def test_unknown_tasks_and_options_are_told_at_once_with_the_nearest_name() -> None:
@@ -181,7 +221,7 @@ def test_a_task_that_cannot_be_made_says_why(options: dict[str, Any], said: str)
 
 
 def test_a_task_without_wrong_answers_is_refused_for_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("truing_data.tasks.wrong_answer", lambda *given: None)
+    monkeypatch.setattr("truing_data.tasks.wrong_answers", lambda *given: [])
     assert 'the task "gcd" takes every answer tried for right' in refused(tasks=["gcd"], pairs=True, size=1)[0]
     assert len(load(ReasoningGym(tasks=["gcd"], size=1)).groups) == 1
 
@@ -203,6 +243,10 @@ def test_a_task_that_differs_between_processes_asks_for_a_fixed_hash_seed(monkey
         ),
         ({"tasks": ["gcd"], "options": {"gcd": {"size": 3}}}, "options: size of a task is not for its options"),
         ({"system": "x", "chat": False}, "system: a plain-text prompt takes no system message"),
+        ({"pairs": True, "rankings": True}, "rankings: rankings beside pairs"),
+        ({"rivals": 2}, "rivals: rivals without pairs or rankings"),
+        ({"pairs_to_labels": True}, "pairs_to_labels: pairs_to_labels without pairs"),
+        ({"pairs": True, "mismatched": True}, "mismatched: mismatched is for labelled completions"),
     ],
 )
 def test_options_without_an_effect_are_refused(options: dict[str, Any], said: str) -> None:
