@@ -158,6 +158,7 @@ _MENDS = {
     401: "the key in the variable that key_env names is not accepted",
     403: "the key in the variable that key_env names may not do this",
     404: "see that url is the address of the server and model the name that it serves",
+    422: 'a server that does not know these fields may need tokens = "text"',
 }
 
 

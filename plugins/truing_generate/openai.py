@@ -41,8 +41,7 @@ class OpenAi:
         )
         self._seeds = Seeds(run, spec.samples)
         self._version = 0
-        self._model = ""
-        self._models: list[str] = []
+        self._model = spec.model
         self._meeting = anyio.Lock()
         self._said: set[str] = set()
 
@@ -73,7 +72,14 @@ class OpenAi:
         if self._server.repeats > repeats:
             count = self._server.repeats - repeats
             self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
-        return completed(batch, cast("list[list[Completion]]", groups), self._spec.provides())
+        return self._batch(batch, cast("list[list[Completion]]", groups))
+
+    def _batch(self, batch: Batch, groups: list[list[Completion]]) -> Batch:
+        # `transformers serve`, for one, is greedy at any temperature unless the model's configuration says do_sample.
+        several = self._spec.temperature > 0 and self._spec.samples > 1 and groups
+        if several and all(len({completion.text for completion in group}) == 1 for group in groups):
+            self._once("all completions of each prompt are the same: it may not sample at all")
+        return completed(batch, groups, self._spec.provides())
 
     async def sync_weights(self, weights: Weights) -> None:
         """Write the weights and let the server read them, its requests paused meanwhile. Raises UserError, RunFailed.
@@ -120,18 +126,18 @@ class OpenAi:
             raise UserError([Problem(each.where, each.what, mend) for each in error.problems]) from None
 
     async def _meet(self, ask: Ask) -> None:
-        """Learn what the server has, once."""
+        """Learn what the server calls its model, once, unless the recipe says it."""
         async with self._meeting:
             if self._model:
                 return
             try:
-                self._models = answers.models(await ask("GET", "/v1/models"))
+                names = answers.models(await ask("GET", "/v1/models"))
             except Malformed as error:
                 raise self._wrong(error) from None
-            if not self._spec.model and len(self._models) != 1:
-                what = f"{self._server.url} serves {len(self._models)} models"
-                raise UserError(Problem(WHERE, what, f"set model to one of: {', '.join(self._models[:12])}"))
-            self._model = self._spec.model or self._models[0]
+            if len(names) != 1:
+                mend = f"set model to one of: {', '.join(names[:12])}" if names else "set model"
+                raise UserError(Problem(WHERE, f"{self._server.url} serves {len(names)} models", mend))
+            self._model = names[0]
 
     async def _sample(self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int) -> Completion:
         version = self._version

@@ -230,6 +230,23 @@ def test_the_only_model_of_a_server_is_taken_and_one_of_several_must_be_named(to
         generated(told, server)
     generated(told, server, model="two")
     assert {body["model"] for body in server.bodies()} == {"two"}
+    assert server.count("/v1/models") == 1
+
+
+def test_a_server_that_does_not_sample_is_noticed(told: Told, server: FakeServer) -> None:
+    def always(request: Asked) -> Reply | None:
+        same = request._replace(body={**request.body, "seed": 1}) if request.path == "/v1/completions" else None
+        return Reply(completion(same)) if same else None
+
+    server.answer = always
+    generator = built(told, server)
+    for _ in range(2):
+        anyio.run(generator.generate, asked("one", "two"))
+    assert told.notices == [f"{server.url}: all completions of each prompt are the same: it may not sample at all"]
+    other = Told(told.run.folder)
+    generated(other, server, temperature=0.0)
+    generated(other, server, samples=1)
+    assert other.notices == []
 
 
 # --- patience ---------------------------------------------------------------------------------------------------------
@@ -738,8 +755,7 @@ def test_text_is_encoded_anew_and_that_is_said(told: Told, server: FakeServer, t
     assert set(batch[FINISH]) == {"end"}
     assert LOGPROBS_OLD not in batch
     assert LOGPROBS_SAMPLED not in batch
-    (notice,) = told.notices
-    assert "encoded anew" in notice
+    assert "encoded anew" in told.notices[0]
     assert {body["prompt"] for body in server.bodies()} == {"one", "two"}
     assert all(
         set(body) == {"model", "prompt", "max_tokens", "temperature", "top_p", "seed"} for body in server.bodies()
