@@ -33,8 +33,17 @@ START = "start the server (docs/how-to/generate.md has the command), or name its
 AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Answers after which the same request may succeed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+_JITTER = random.Random()
 CONNECT_SECONDS = 10.0
 _WORDS = 300
+
+
+class Refused(UserError):
+    """The server understood and would not. status: of its answer."""
+
+    def __init__(self, problem: Problem, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 class Ask(Protocol):
@@ -101,12 +110,12 @@ class Server:
 
     def _pause(self, attempt: int, answer: httpx2.Response | None, path: str) -> float:
         """How long to wait: what the server asks for, else longer each time; not all of the requests at once."""
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * _JITTER.uniform(0.5, 1)
         asked = _retry_after(answer.headers.get("retry-after", "")) if answer is not None else 0.0
         if asked > self._timeout:
             what = f"{self.url}{path}: {answer and answer.status_code}, and it asks for a pause of {asked:.0f} s"
             raise RunFailed(f"{what}; timeout is {self._timeout:g} s")
-        return max(pause, asked + (random.uniform(0, FIRST_PAUSE) if asked else 0))
+        return max(pause, asked + (_JITTER.uniform(0, FIRST_PAUSE) if asked else 0))
 
     def _content(self, answer: httpx2.Response, path: str) -> Any:
         if not answer.content.strip():
@@ -127,14 +136,14 @@ class Server:
         mend = "raise timeout, lower concurrency, or ask for fewer tokens"
         return RunFailed(f"{self.url}{path} gave no answer in {self._timeout:g} s: {mend}")
 
-    def _refused(self, answer: httpx2.Response, path: str) -> UserError:
+    def _refused(self, answer: httpx2.Response, path: str) -> Refused:
         status = answer.status_code
         mend = _MENDS.get(status, "")
         if status in (401, 403) and not self._key:
             mend = "put the key into an environment variable and name it with key_env"
         if answer.is_redirect:
             mend = f"name the place itself with url: it points to {answer.headers.get('location', 'nowhere')}"
-        return UserError(Problem(WHERE, f"{self.url}{path} refuses: {status} {self._words(answer)}", mend))
+        return Refused(Problem(WHERE, f"{self.url}{path} refuses: {status} {self._words(answer)}", mend), status)
 
     def _words(self, answer: httpx2.Response) -> str:
         """What the server says is wrong, in one line and without the key."""

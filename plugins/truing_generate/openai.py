@@ -22,7 +22,7 @@ from truing.stage import Weights
 from truing_generate import answers, disk, plugin
 from truing_generate.answers import Malformed, Written
 from truing_generate.completions import Completion, Seeds, completed, prompts
-from truing_generate.http import WHERE, Ask, Server
+from truing_generate.http import WHERE, Ask, Refused, Server
 from truing_generate.texts import Encoder, Pretrained
 
 RESUME_SECONDS = 60.0
@@ -121,9 +121,11 @@ class OpenAi:
     async def _command(self, ask: Ask, path: str, body: Any = None, *, patient: bool = True) -> Any:
         try:
             return await ask("POST", path, body, patient=patient)
-        except UserError as error:
+        except Refused as error:
+            if error.status not in (404, 405):
+                raise
             mend = "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment; only behind a firewall"
-            raise UserError([Problem(each.where, each.what, mend) for each in error.problems]) from None
+            raise UserError(Problem(WHERE, error.problems[0].what, mend)) from None
 
     async def _meet(self, ask: Ask) -> None:
         """Learn what the server calls its model, once, unless the recipe says it."""
@@ -148,10 +150,9 @@ class OpenAi:
                 written = await self._text(ask, self._encoder, prompt, seed)
         except Malformed as error:
             raise self._wrong(error) from None
-        except UserError as error:
-            raise UserError(
-                [Problem(each.where, f"prompt {name}: {each.what}", each.mend) for each in error.problems]
-            ) from None
+        except Refused as error:
+            (problem,) = error.problems
+            raise UserError(Problem(WHERE, f"prompt {name}: {problem.what}", problem.mend)) from None
         given = written.logprobs
         model = self._spec.samples_the_model or self._spec.logprobs == "raw_logprobs"
         sampled = self._spec.samples_the_model or self._spec.logprobs == "processed_logprobs"

@@ -87,9 +87,7 @@ def test_it_keeps_its_promises() -> None:
 def test_token_ids_go_out_and_come_back_with_their_log_probabilities(told: Told, server: FakeServer) -> None:
     batch = generated(told, server)
     assert batch[GROUP].tolist() == [0, 0, 0, 1, 1, 1]
-    assert [body["prompt"] for body in server.bodies()] == [[ord(letter) for letter in "one"]] * 3 + [
-        [ord(letter) for letter in "two"]
-    ] * 3
+    assert sorted(body["prompt"] for body in server.bodies()) == sorted([[*map(ord, "one")], [*map(ord, "two")]] * 3)
     for seq, group in enumerate(batch[GROUP].tolist()):
         seed = told.run.seed_for("sample", f"p{group}", 0, seq % 3)
         tokens, logprobs = written([ord(letter) for letter in batch[PROMPTS][group]], seed, 6)
@@ -688,6 +686,12 @@ def test_a_server_that_is_not_in_development_mode_is_told_with_the_mend(told: To
     with pytest.raises(UserError, match=r"/pause\?mode=keep refuses: 404 Not Found\n.*VLLM_SERVER_DEV_MODE=1"):
         anyio.run(built(told, server, sync="vllm-disk").sync_weights, Some(1))
     assert any("may still be paused" in notice for notice in told.notices)
+
+
+def test_a_key_that_is_refused_is_not_taken_for_another_mode(told: Told, server: FakeServer) -> None:
+    server.answer = lambda request: Reply({"error": "no"}, 401)
+    with pytest.raises(UserError, match=r"/pause\?mode=keep refuses: 401 no\n.*key_env"):
+        anyio.run(built(told, server, sync="vllm-disk").sync_weights, Some(1))
 
 
 def test_weights_can_change_though_every_place_is_taken_by_a_frozen_request(told: Told, server: FakeServer) -> None:
