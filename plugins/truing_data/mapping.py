@@ -46,8 +46,8 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     """What all sources of rows share: which columns mean what, and which rows are used."""
 
     offers: ClassVar[Mapping[Field[Any], str]] = {
-        CHOSEN: _WITH_PAIRS,
-        REJECTED: _WITH_PAIRS,
+        CHOSEN: f"{_WITH_PAIRS}, or rankings_to_pairs = true",
+        REJECTED: f"{_WITH_PAIRS}, or rankings_to_pairs = true",
         LABEL: "with a `label` column, or pairs and pairs_to_labels = true",
         MISMATCHED: "with labels and mismatched = true",
         RANK: "with `completions` and `rank` or `score` columns",

@@ -110,7 +110,7 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
         CHOSEN: "with pairs = true",
         REJECTED: "with pairs = true",
         LABEL: "with pairs = true and pairs_to_labels = true",
-        MISMATCHED: "with labels and mismatched = true",
+        MISMATCHED: "with pairs_to_labels = true and mismatched = true",
         RANK: "with rankings = true",
     }
 

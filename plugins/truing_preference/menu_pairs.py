@@ -97,7 +97,6 @@ class DpoTies(ReferenceLoss, frozen=True, kw_only=True):
     nu: Annotated[
         float | None,
         Meta(
-            gt=0,
             description="how common ties are; when not given half of all pairs of equals are tied, which is 3 for "
             "rao-kupper and 1 for davidson",
         ),
@@ -109,8 +108,9 @@ class DpoTies(ReferenceLoss, frozen=True, kw_only=True):
 
     def problems(self) -> Iterable[Fault]:
         """A model of ties in which none can occur."""
-        if self.model == "rao-kupper" and self.nu is not None and self.nu <= 1:
-            yield Fault("nu", f"nu = {self.nu} leaves rao-kupper no ties", "set it above 1")
+        least = 1 if self.model == "rao-kupper" else 0
+        if self.nu is not None and self.nu <= least:
+            yield Fault("nu", f"nu = {self.nu} leaves {self.model} no ties", f"set it above {least}")
 
 
 class Ipo(ReferenceLoss, frozen=True, kw_only=True):
@@ -128,11 +128,11 @@ class Ipo(ReferenceLoss, frozen=True, kw_only=True):
     soft: Soft = False
 
 
-class Hinge(ReferenceLoss, frozen=True, kw_only=True):
+class HingeNorm(ReferenceLoss, frozen=True, kw_only=True):
     """The normalised hinge loss of RSO (arXiv:2309.06657): a pair whose rewards differ by 1 or more teaches nothing."""
 
-    name: ClassVar[str] = "hinge"
-    target: ClassVar[str] = "truing_preference.pairs:hinge"
+    name: ClassVar[str] = "hinge-norm"
+    target: ClassVar[str] = "truing_preference.pairs:hinge_norm"
 
     margin_weight: MarginWeight = 0.0
 

@@ -97,7 +97,7 @@ def ipo(batch: Batch, *, beta: float, per_token: bool, soft: bool, sft_weight: f
     return paired("ipo", losses, both, rewards, sft_weight)
 
 
-def hinge(batch: Batch, *, beta: float, margin_weight: float, sft_weight: float) -> LossValue:
+def hinge_norm(batch: Batch, *, beta: float, margin_weight: float, sft_weight: float) -> LossValue:
     """max(0, 1 + m - h), where m is `margin_weight` times MARGIN [pair]
 
     The normalised hinge loss of RSO, arXiv:2309.06657: SLiC's with a reference.
@@ -105,7 +105,7 @@ def hinge(batch: Batch, *, beta: float, margin_weight: float, sft_weight: float)
     both = sides(batch)
     rewards = implicit_rewards(both, beta)
     losses = (1 + offset(batch, margin_weight) - (rewards[0] - rewards[1])).relu()
-    return paired("hinge", losses, both, rewards, sft_weight)
+    return paired("hinge-norm", losses, both, rewards, sft_weight)
 
 
 def r_dpo(batch: Batch, *, beta: float, alpha: float, sft_weight: float) -> LossValue:

@@ -1,6 +1,6 @@
 """The menu of preference losses, by what they learn from.
 
-pairs, held to a reference     dpo · ipo · hinge · r-dpo · dpop · wpo · exo · nca · apo · f-dpo · dpo-ties
+pairs, held to a reference     dpo · ipo · hinge-norm · r-dpo · dpop · wpo · exo · nca · apo · f-dpo · dpo-ties
   compared within a step       aot · beta-dpo
 pairs, without a reference     simpo · orpo · cpo · slic
 labelled completions           kto · bco
@@ -22,7 +22,7 @@ from truing_preference.menu_pairs import (
     DpoTies,
     Exo,
     FDpo,
-    Hinge,
+    HingeNorm,
     Ipo,
     Nca,
     Orpo,
@@ -36,5 +36,5 @@ from truing_preference.menu_pairs import (
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Preference losses."""
-    with_reference = [Dpo, Ipo, Hinge, RDpo, Dpop, Wpo, Exo, Nca, Apo, FDpo, DpoTies]
+    with_reference = [Dpo, Ipo, HingeNorm, RDpo, Dpop, Wpo, Exo, Nca, Apo, FDpo, DpoTies]
     return [*with_reference, Aot, BetaDpo, SimPo, Orpo, Cpo, Slic, Kto, Bco, PlackettLuce]

@@ -21,7 +21,7 @@ from truing_preference.menu_pairs import (
     DpoTies,
     Exo,
     FDpo,
-    Hinge,
+    HingeNorm,
     Ipo,
     Nca,
     Orpo,
@@ -53,8 +53,8 @@ PAIRS: dict[str, tuple[LossSpec, Paper]] = {
     "ipo": (Ipo(beta=0.4), lambda d: papers.ipo(d, 0.4)),
     "ipo, per token": (Ipo(beta=0.4, per_token=True), lambda d: papers.normalised_ipo(d, 0.4)),
     "ipo, soft": (Ipo(beta=0.4, soft=True), lambda d: papers.soft_ipo(d, 0.4)),
-    "hinge": (Hinge(beta=0.3), lambda d: papers.hinge(d, 0.3)),
-    "hinge, margin": (Hinge(beta=0.3, margin_weight=0.7), lambda d: papers.offset_hinge(d, 0.3, 0.7)),
+    "hinge-norm": (HingeNorm(beta=0.3), lambda d: papers.hinge(d, 0.3)),
+    "hinge-norm, margin": (HingeNorm(beta=0.3, margin_weight=0.7), lambda d: papers.offset_hinge(d, 0.3, 0.7)),
     "r-dpo": (RDpo(beta=0.3, alpha=0.2), lambda d: papers.r_dpo(d, 0.3, 0.2)),
     "dpop": (Dpop(beta=0.3, penalty=5.0), lambda d: papers.dpop(d, 0.3, 5.0)),
     "wpo": (Wpo(beta=0.3), lambda d: papers.wpo(d, 0.3)),
@@ -167,7 +167,9 @@ REPORTED = {
 }
 
 
-@pytest.mark.parametrize("spec", [Dpo, Ipo, Hinge, RDpo, Dpop, Wpo, Exo, Nca, Apo, Aot, DpoTies], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "spec", [Dpo, Ipo, HingeNorm, RDpo, Dpop, Wpo, Exo, Nca, Apo, Aot, DpoTies], ids=lambda s: s.name
+)
 def test_losses_with_a_reference_report_the_same_of_a_pair(spec: type[Dpo]) -> None:
     assert metrics(spec(beta=0.5), PAIR) == pytest.approx(REPORTED)
 

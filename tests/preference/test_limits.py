@@ -200,6 +200,7 @@ def test_options_that_look_at_more_of_a_pair_need_it() -> None:
         (Dpo(robust=True), "robust corrects for flipped labels, and label_smoothing is 0.0"),
         (Dpo(robust=True, label_smoothing=0.5), "label_smoothing is 0.5"),
         (DpoTies(nu=0.9), "nu = 0.9 leaves rao-kupper no ties"),
+        (DpoTies(model="davidson", nu=0.0), "nu = 0.0 leaves davidson no ties"),
     ],
 )
 def test_options_that_cannot_be_are_told(spec: LossSpec, what: str) -> None:
