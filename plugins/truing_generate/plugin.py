@@ -68,6 +68,30 @@ class SamplingSpec(CompletionsSpec, frozen=True, kw_only=True):
         return self.temperature == 1 and not self.top_k and self.top_p == 1 and not self.min_p
 
 
+class Engine(SamplingSpec, frozen=True, kw_only=True):
+    """Samples in this process, from a copy of the model that learns.
+
+    A prompt is computed once, and all its completions attend to its keys and values. A completion that ends gives its
+    seat to the next. Each is drawn from a seed of its own: the run's seed, the prompt's id, the version of the weights
+    and the number of the sample. Log-probabilities are kept under the model and under the sampling distribution.
+    """
+
+    name: ClassVar[str] = "engine"
+    target: ClassVar[str] = "truing_generate.engine:Engine"
+
+    seats: Annotated[int, Meta(ge=0, description="completions sampled at a time; 0: 64 on a CPU, 256 on a GPU")] = 0
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(description="type of the weights and of the arithmetic; auto: bf16 where this machine is faster at it"),
+    ] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
+    ] = "auto"
+
+    def provides(self) -> Fields:
+        return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+
+
 class OpenAi(SamplingSpec, frozen=True, kw_only=True):
     """A server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`.
 
@@ -187,4 +211,4 @@ class Scripted(CompletionsSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Generators."""
-    return [OpenAi, Scripted]
+    return [Engine, OpenAi, Scripted]

@@ -39,17 +39,18 @@ from truing.fields import (
 from truing.run import Run, Stopped
 from truing.stage import Encoded, Loss, Optimizer
 from truing_model import plugin
+from truing_model.costs import costs_of, tokens_at_once
 from truing_model.encode import Encoder
 from truing_model.forward import HEADS, Network, decoder_for
 from truing_model.layout import Pieces, cut_into_pieces
 from truing_model.loading import cache_folder, load_model, load_tokenizer, origin
 from truing_model.lora import add_lora, merged
-from truing_model.machine import bf16_is_faster, costs_of, keep_freed_memory, tokens_at_once
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
 from truing_model.state import dump, load_heads, load_state, save_heads, save_state, trainable
 from truing_model.step import StepSums, counts_of, surrogate
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
+from truing_tensor.machine import bf16_is_faster, keep_freed_memory
 
 
 class CausalLm:

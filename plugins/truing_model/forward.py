@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from truing.fields import ENTROPY, LOGPROBS, SCORES, STEP_END, STEP_SCORES, VALUES, Batch, Field, Fields, fields
-from truing_model.head import plain_head, token_logprobs
+from truing_model.head import token_logprobs
 from truing_model.layout import Row, plain_rows, shared_row
-from truing_tensor.decoder import Decoder
+from truing_tensor.decoder import Decoder, plain_head
 from truing_tensor.spans import Plan, joined
 
 HEADS: Mapping[Field[Tensor], str] = {VALUES: "value", SCORES: "score", STEP_SCORES: "step"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 CHUNK = 512
 """tokens whose logits exist at a time"""
@@ -81,21 +81,6 @@ def token_logprobs(
     """
     logprobs, entropy = TokenLogprobs.apply(hidden, weight, targets, compute, with_entropy)
     return logprobs, entropy
-
-
-def plain_head(model: nn.Module) -> Tensor | None:
-    """The vocabulary's matrix if it alone makes logits out of the last hidden states, else None.
-
-    Asked of the model itself: one that caps, scales or shifts its logits gives other numbers, and goes its own way.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        return None
-    tokens = torch.tensor([[5, 6, 7]], device=head.weight.device)
-    with torch.no_grad():
-        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        same = torch.allclose(head(hidden), model(input_ids=tokens, use_cache=False).logits, rtol=1e-4, atol=1e-4)
-    return head.weight if same else None
 
 
 def _precision(compute: torch.dtype) -> torch.dtype:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from truing_tensor.fused import RmsNorm, Rotate, SwiGlu
-from truing_tensor.spans import Lengths, Plan, row_plan
+from truing_tensor.fused import rms_norm, rotate, swiglu
+from truing_tensor.spans import Lengths, row_plan
 
 
 class Attend(Protocol):
@@ -30,6 +30,13 @@ class Attend(Protocol):
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query [query, head, size], key and value [row, kv head, size]; gives [query, head * size]."""
         ...
+
+
+class Some(Attend, Protocol):
+    """What some rows of a layer see, rows [query]."""
+
+    @property
+    def rows(self) -> Tensor: ...
 
 
 class Decoder:
@@ -51,8 +58,8 @@ class Decoder:
                 model.set_attn_implementation(before)
                 raise ValueError(f"{type(model).__name__} gives other numbers with attention left to the caller")
 
-    def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, last: Plan | None = None) -> Tensor:
-        """Hidden states [row, width] behind the last norm; with `last`, of its queries alone."""
+    def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, last: Some | None = None) -> Tensor:
+        """Hidden states [row, width] behind the last norm; with `last`, of its rows alone."""
         if self.own_layers:
             return self._through_own_layers(tokens, positions, attend, last)
         hidden = self._through_transformers(tokens, positions, attend)
@@ -64,7 +71,7 @@ class Decoder:
         return hidden[0]
 
     def _through_own_layers(
-        self, tokens: Tensor, positions: Tensor, attend: Attend, last: Plan | None = None
+        self, tokens: Tensor, positions: Tensor, attend: Attend, last: Some | None = None
     ) -> Tensor:
         hidden: Tensor = self._decoder.embed_tokens(tokens)
         cos, sin = self._decoder.rotary_emb(hidden[None], positions[None])
@@ -81,6 +88,21 @@ class Decoder:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(work, *arguments, use_reentrant=False)
         return work(*arguments)
+
+
+def plain_head(model: nn.Module) -> Tensor | None:
+    """The vocabulary's matrix if it alone makes logits out of the last hidden states, else None.
+
+    Asked of the model itself: one that caps, scales or shifts its logits gives other numbers, and goes its own way.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return None
+    tokens = torch.tensor([[5, 6, 7]], device=head.weight.device)
+    with torch.no_grad():
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        same = torch.allclose(head(hidden), model(input_ids=tokens, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+    return head.weight if same else None
 
 
 def _layer(layer: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, rows: Tensor | None) -> Tensor:
@@ -100,16 +122,16 @@ def _layer(layer: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], attend: Att
         query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
     cos, sin = turns
     of_query = turns if rows is None else (cos[rows], sin[rows])
-    query, key = Rotate.apply(query, *of_query), Rotate.apply(key, *turns)
+    query, key = rotate(query, *of_query), rotate(key, *turns)
     seen = attend(attention.layer_idx, query, key, value, attention.scaling)
     hidden = (hidden if rows is None else hidden[rows]) + attention.o_proj(seen)
     mlp = layer.mlp
     normed = _norm(layer.post_attention_layernorm, hidden)
-    return hidden + mlp.down_proj(SwiGlu.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    return hidden + mlp.down_proj(swiglu(mlp.gate_proj(normed), mlp.up_proj(normed)))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    flat: Tensor = RmsNorm.apply(x.flatten(0, -2), norm.weight, norm.variance_epsilon)
+    flat: Tensor = rms_norm(x.flatten(0, -2), norm.weight, norm.variance_epsilon)
     return flat.view(x.shape)
 
 

@@ -22,10 +22,9 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """x [row, width], weight [width]; y in the type of x."""
-        exact = x.to(exact_type(x))
-        inverse = torch.linalg.vector_norm(exact, dim=1).square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
+        y, inverse = _normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (exact * inverse[:, None]).mul_(weight).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -63,7 +62,7 @@ class SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         """gate and up [row, width]."""
         ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -73,6 +72,31 @@ class SwiGlu(torch.autograd.Function):
         to_up = silu(gate).mul_(of_out)
         to_gate = torch.ops.aten.silu_backward(of_out * up, gate)
         return to_gate, to_up
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RmsNorm; where no gradients are asked for, without what those need."""
+    return RmsNorm.apply(x, weight, epsilon) if torch.is_grad_enabled() else _normed(x, weight, epsilon)[0]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate; where no gradients are asked for, without what those need."""
+    return Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """SwiGlu; where no gradients are asked for, without what those need."""
+    return SwiGlu.apply(gate, up) if torch.is_grad_enabled() else _gated(gate, up)
+
+
+def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    exact = x.to(exact_type(x))
+    inverse = torch.linalg.vector_norm(exact, dim=1).square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
+    return (exact * inverse[:, None]).mul_(weight).to(x.dtype), inverse
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return silu(gate).mul_(up)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -167,6 +167,21 @@ def row_plan(groups: Lengths) -> RowPlan:
     return RowPlan(whole, Plan(predict, torch.cat(predictors), group, seq), completions)
 
 
+def prompt_plans(lengths: Sequence[int]) -> tuple[Plan, Plan]:
+    """Prompts alone in one row: the plan of every position, and that of the last token of each."""
+    every: list[Block] = []
+    ends: list[Block] = []
+    at = 0
+    for number, length in enumerate(lengths):
+        own = (at, at + length)
+        every += causal(own, own)
+        ends.append(Block((number, number + 1), (at, at), own, length - 1))
+        at += length
+    group = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    seq = torch.full_like(group, -1)
+    return Plan(every, torch.arange(at), group, seq), Plan(ends, torch.tensor(lengths).cumsum(0) - 1, group, seq)
+
+
 def joined(plans: Sequence[Plan]) -> Plan:
     """One plan that asks for all of these, one after another, of the same row."""
     if len(plans) == 1:

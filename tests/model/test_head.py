@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from truing_model import head
-from truing_model.head import plain_head, token_logprobs
+from truing_model.head import token_logprobs
+from truing_tensor.decoder import plain_head
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
