@@ -35,7 +35,7 @@ def cpo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_we
     """-log sigmoid(beta log pi(y_w|x) - beta log pi(y_l|x)), and the negative log-likelihood of the chosen answer
 
     CPO, arXiv:2401.08417, eq. 3. The paper writes the likelihood of the whole answer; as in the code of its
-    authors it is per token here. Labels may be smoothed or `soft` as in DPO.
+    authors it is per token here; TRL's takes in the prompt. Labels may be smoothed or `soft` as in DPO.
     """
     both = sides(batch)
     rewards = beta * both[0].logprob, beta * both[1].logprob

@@ -37,7 +37,7 @@ def bco(batch: Batch, *, beta: float) -> LossValue:
     BCO, arXiv:2404.04656: a classifier whose logit is the implicit reward. The shift d lies halfway between the
     mean rewards of both kinds and is without gradient. The paper keeps it as a moving average; here it is that of the
     step, so nothing is remembered. A step of one kind alone has its mean. The density ratio of the paper,
-    for prompts that differ between the kinds, is left out.
+    for prompts that differ between the kinds, is left out. TRL's `bco_pair` has no shift.
     """
     answers, desirable = completions(batch), batch[LABEL] == 1
     reward = beta * answers.ratio
