@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -96,6 +97,16 @@ def pair_data(draw: st.DrawFn) -> Data:
     pairs = draw(st.lists(st.tuples(index, index).filter(lambda p: p[0] != p[1]), min_size=1, max_size=5))
     numbers = st.lists(st.sampled_from((0.0, 0.25, 0.5, 0.9, 1.0)), min_size=len(pairs), max_size=len(pairs))
     return Data(*_both(drawn), pairs=pairs, soft=draw(numbers), margin=draw(numbers))
+
+
+@st.composite
+def scattered_pairs(draw: st.DrawFn) -> Data:
+    """Pairs no two numbers of which are equal, so that there is one order to sort them in."""
+    chance = random.Random(draw(st.integers()))
+    size = 2 * chance.randint(1, 6)
+    lengths = [chance.randint(1, 4) for _ in range(size)]
+    policy, reference = ([[chance.uniform(-3, -0.05) for _ in range(n)] for n in lengths] for _ in range(2))
+    return Data(policy, reference, pairs=[(at, at + 1) for at in range(0, size, 2)])
 
 
 @st.composite
