@@ -19,6 +19,7 @@ from truing.stage import Loss, LossValue, Term
 from truing_tensor.groups import count
 
 Counts = Mapping[str, int]
+_ROUNDING = 1e-12
 
 
 def counts_of(batch: Batch) -> Counts:
@@ -63,7 +64,7 @@ class StepSums:
 
     def report(self) -> dict[str, float]:
         """The step's loss, its terms and metrics; terms apart and with their shares only where there are several."""
-        found = {"loss": sum(self.terms.values()), **self.metrics}
+        found = {"loss": sum(self.terms.values()), **with_correlations(self.metrics)}
         if len(self.terms) > 1:
             found |= {f"loss/{name}": value for name, value in self.terms.items()}
             found |= {f"gradient/{name}": self.shares[name] ** 0.5 for name in self.terms}
@@ -74,6 +75,22 @@ class StepSums:
             self.terms[name] += term.weight * float(term.total.detach()) / self.denominator(term)
         for name, term in value.metrics.items():
             self.metrics[name] += term.weight * float(term.total.detach()) / self.denominator(term)
+
+
+def with_correlations(means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics, with the correlation NAME of x and y in place of its moments NAME|x, NAME|y, NAME|xx, NAME|yy, NAME|xy.
+
+    A correlation is no mean, so a loss reports its moments, which are. It is left out where x or y is the same for all.
+    """
+    names = [name.removesuffix("|xy") for name in means if name.endswith("|xy")]
+    found = {key: value for key, value in means.items() if key.rpartition("|")[0] not in names}
+    for name in names:
+        x, y, xx, yy, xy = (means[f"{name}|{moment}"] for moment in ("x", "y", "xx", "yy", "xy"))
+        spread_x, spread_y = xx - x * x, yy - y * y
+        # What is left of a difference of two equal numbers is no spread.
+        if spread_x > _ROUNDING * xx and spread_y > _ROUNDING * yy:
+            found[name] = max(-1.0, min(1.0, (xy - x * y) / (spread_x * spread_y) ** 0.5))
+    return found
 
 
 def surrogate(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from truing.fields import GROUP, RANK, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Side, completions
+from truing_preference.sides import Side, completions, correlation
 from truing_tensor.segments import segment_mean
 
 
@@ -49,7 +49,8 @@ def _report(whole: Side, reward: torch.Tensor, group: torch.Tensor, below: torch
     for name, which in (("chosen", best), ("rejected", worst)):
         found[f"reward/{name}"] = _of(reward, which, group, count)
         found[f"logprob/{name}"] = _of(whole.logprob, which, group, count)
-    return {name: Term(values.sum(), "group") for name, values in found.items()}
+    moments = correlation("length/correlation", reward, whole.length, "seq")
+    return {**{name: Term(values.sum(), "group") for name, values in found.items()}, **moments}
 
 
 def _of(values: torch.Tensor, which: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.fields import LABEL, MISMATCHED, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Side, completions
+from truing_preference.sides import Side, completions, correlation
 
 
 def kto(batch: Batch, *, beta: float, desirable_weight: float, undesirable_weight: float) -> LossValue:
@@ -64,4 +64,6 @@ def _labelled(name: str, losses: Tensor, answers: Side, desirable: Tensor, beta:
         means["margin"] = means["reward/chosen"] - means["reward/rejected"]
         means["length/difference"] = answers.length[desirable].mean() - answers.length[~desirable].mean()
     term = Term(losses.sum(), float(len(losses)))
-    return LossValue({name: term}, {key: Term(value, 1.0) for key, value in means.items()})
+    reported = {key: Term(value, 1.0) for key, value in means.items()}
+    moments = correlation("length/correlation", reward, answers.length, float(len(reward)))
+    return LossValue({name: term}, {**reported, **moments})

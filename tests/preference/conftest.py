@@ -24,6 +24,7 @@ from truing.fields import (
     Batch,
 )
 from truing.stage import Loss, LossSpec, LossValue, Term
+from truing_model.step import with_correlations
 
 from .papers import Data
 
@@ -82,7 +83,8 @@ def loss_and_gradient(spec: LossSpec, data: Data) -> tuple[float, list[float]]:
 def metrics(spec: LossSpec, data: Data) -> dict[str, float]:
     """What a step reports."""
     batch = batch_of(data)
-    return {name: float(total(term, batch).detach()) for name, term in built(spec)(batch).metrics.items()}
+    means = {name: float(total(term, batch).detach()) for name, term in built(spec)(batch).metrics.items()}
+    return with_correlations(means)
 
 
 _logprob = st.floats(-3.0, -0.05)

@@ -154,6 +154,7 @@ REPORTED = {
     "logprob/chosen": -3.0,
     "logprob/rejected": -4.0,
     "length/difference": 1.0,
+    "length/correlation": 1.0,
     "kl": 0.5,
 }
 
@@ -180,6 +181,7 @@ def test_losses_without_a_reference_report_no_kl() -> None:
             "logprob/chosen": -3.0,
             "logprob/rejected": -4.0,
             "length/difference": 1.0,
+            "length/correlation": 1.0,
         }
     )
 
@@ -210,6 +212,7 @@ def test_a_ranking_reports_its_best_against_its_worst_and_every_pair_of_unequal_
             "logprob/chosen": -1.0,
             "logprob/rejected": -2.5,
             "length/difference": -0.5,
+            "length/correlation": -1.625 / (4.6875 * 0.75) ** 0.5,
             "kl": (0.5 + 0 + 2.0 + 0.125) / 4,
         }
     )
