@@ -45,6 +45,8 @@ class Asked:
 
     prompt: Prompt
     logits: Tensor
+    left: int
+    """completions that are not over"""
 
 
 @dataclass
@@ -153,9 +155,9 @@ class Engine:
             taken[seat] = None
             while waiting and taken[seat] is None:
                 sample = waiting.popleft()
-                while sample.group not in asked:
-                    asked[len(asked)] = next(prefilled)
-                self._add(asked[sample.group].logits[None], [sample])
+                if sample.group not in asked:
+                    asked[sample.group] = next(prefilled)
+                self._add(asked[sample.group].logits[None], [sample], asked)
                 taken[seat] = None if sample.finish else sample
         active = [seat for seat, sample in enumerate(taken) if sample is not None]
         if len(active) < _FULL * len(taken):
@@ -180,10 +182,12 @@ class Engine:
         device = self._device
         hidden = self._decoder(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attend)
         rows = [seat for seat, _ in here]
-        self._add(self._logits(hidden if len(rows) == len(taken) else hidden[rows]), [sample for _, sample in here])
+        logits = self._logits(hidden if len(rows) == len(taken) else hidden[rows])
+        self._add(logits, [sample for _, sample in here], asked)
 
-    def _add(self, logits: Tensor, samples: Sequence[Sample]) -> None:
-        """Draw the next token of each sample from its logits [seq, vocabulary], and see whether that ends it."""
+    def _add(self, logits: Tensor, samples: Sequence[Sample], asked: dict[int, Asked]) -> None:
+        """Draw the next token of each sample from its logits [seq, vocabulary], and see whether that ends it. A prompt
+        all of whose completions are over is given up."""
         uniform = torch.stack([sample.uniform[len(sample.tokens)] for sample in samples]).to(self._device)
         drawn: Drawn = self._sampler(logits, uniform)
         for sample, *found in zip(samples, *(part.tolist() for part in drawn), strict=True):
@@ -192,6 +196,10 @@ class Engine:
             sample.logprobs.append(logprob)
             sample.sampled.append(sampled)
             sample.finish, sample.text = self._endings(sample.tokens)
+            if sample.finish:
+                asked[sample.group].left -= 1
+                if not asked[sample.group].left:
+                    del asked[sample.group]
 
     def _prefill(self, texts: list[list[int]]) -> Iterator[Asked]:
         """Prompts through the model, several in one row, when they are needed."""
@@ -208,7 +216,7 @@ class Engine:
             positions = torch.cat([torch.arange(length) for length in lengths]).to(self._device)
             # Of the last layer only the ends are computed; its keys and values are kept all the same.
             hidden = self._decoder(tokens, positions, Prefill(every, held), Prefill(ends, held))
-            yield from (Asked(*pair) for pair in zip(held, self._logits(hidden), strict=True))
+            yield from (Asked(*pair, self._spec.samples) for pair in zip(held, self._logits(hidden), strict=True))
             start = stop
 
     def _logits(self, hidden: Tensor) -> Tensor:

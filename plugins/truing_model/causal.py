@@ -24,11 +24,13 @@ from truing.errors import Problem, RunFailed, UserError
 from truing.events import Notice
 from truing.fields import (
     ENTROPY,
+    GROUP,
     IDS,
     LOGPROBS,
     LOGPROBS_OLD,
     LOGPROBS_REF,
     PROMPT_TOKENS,
+    SEQ,
     TOKENS,
     VALUES,
     Batch,
@@ -42,7 +44,7 @@ from truing_model import plugin
 from truing_model.costs import costs_of, tokens_at_once
 from truing_model.encode import Encoder
 from truing_model.forward import HEADS, Network, decoder_for
-from truing_model.layout import Pieces, cut_into_pieces
+from truing_model.layout import Pieces, cut_into_pieces, only_some
 from truing_model.loading import cache_folder, load_model, load_tokenizer, origin
 from truing_model.lora import add_lora, merged
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
@@ -82,6 +84,9 @@ class CausalLm:
         self.costs = costs_of(base)
         self.budget = spec.micro_tokens or tokens_at_once(self.device.type)
         # Before an adapter changes the names of its weights: the reference is the model as it was loaded.
+        self.reference_path = run.resolve(spec.reference)
+        if self.reference_path:
+            self._check_reference()
         self.store = self._open_store(base) if LOGPROBS_REF in run.wanted else None
         if spec.gradient_checkpointing:
             # The older name goes in transformers 6, the newer came in 5.2x.
@@ -95,6 +100,7 @@ class CausalLm:
         for head in heads.values():
             head.requires_grad_(True)
         self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
+        self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
 
     def encode(self, batch: Batch) -> Encoded:
         """Text to tokens. Raises UserError for a token that the model has no weights for."""
@@ -126,8 +132,9 @@ class CausalLm:
         self.network.train()
         self.optimizer.zero_grad()
         sums = StepSums(counts_of(batch))
-        step = self._cut(batch)
-        known = self._gradients_of_whole(batch, step, loss, sums) if _needs_all(loss, step) else None
+        step, known = self._cut(batch), None
+        if _needs_all(loss, step):
+            step, known = self._gradients_of_whole(batch, step, loss, sums)
         for index, piece in enumerate(step.batches):
             self._unless_stopped()
             last = index == len(step.batches) - 1
@@ -214,8 +221,16 @@ class CausalLm:
     def _bare(self) -> Network:
         return self.accelerator.unwrap_model(self.network)
 
+    def _check_reference(self) -> None:
+        """Refuse a reference that calls its tokens otherwise. Raises UserError."""
+        theirs, ours = load_tokenizer(self.spec, self.reference_path).get_vocab(), self.tokenizer.get_vocab()
+        if theirs != ours:
+            apart = sum(theirs.get(word) != number for word, number in ours.items())
+            what = f"its vocabulary is not that of {self.spec.path}: {apart} of {len(ours)} tokens differ"
+            raise UserError(Problem(self.spec.reference, what, "name a reference with the same tokenizer"))
+
     def _open_store(self, base: nn.Module) -> ReferenceStore:
-        name = fingerprint(base, self.bf16, self.layout)
+        name = fingerprint(self.reference.model if self.reference_path else base, self.bf16, self.layout)
         return ReferenceStore(cache_folder() / "reference" / name, self._say)
 
     def _keep_reference(self) -> None:
@@ -243,13 +258,14 @@ class CausalLm:
 
     @cached_property
     def reference(self) -> Network:
-        """A frozen copy of the model as it was loaded, made when it is first asked something."""
-        model = self._load(self.path, torch.float32).requires_grad_(False)
+        """The model that was named as the reference, else a frozen copy of this one as it was loaded; made when it is
+        first asked something."""
+        model = self._load(self.reference_path or self.path, torch.float32).requires_grad_(False)
         return Network(model, self._decoder(model), {}, fields(LOGPROBS), self.bf16)
 
     @contextmanager
     def _as_reference(self) -> Iterator[nn.Module]:
-        if self.spec.lora_rank:
+        if self.spec.lora_rank and not self.reference_path:
             with self._bare().model.disable_adapter():
                 yield self.network
         else:
@@ -260,16 +276,23 @@ class CausalLm:
 
     def _gradients_of_whole(
         self, batch: Batch, step: Pieces, loss: Loss, sums: StepSums
-    ) -> Mapping[Field[Tensor], Tensor]:
-        """The gradient of the loss with respect to the outputs of all pieces together."""
+    ) -> tuple[Pieces, Mapping[Field[Tensor], Tensor]]:
+        """The gradient of the loss with respect to the outputs of all pieces together, and what must go forward again
+        to carry it back: a completion that it leaves alone, one that is there for an estimate, need not."""
         random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         with torch.no_grad():
             outputs = self._together(self.network, step)
-        # What is dropped out must be the same when the pieces go forward again.
+        # Dropout must be the same when the pieces go forward again; then they must be the same pieces, too.
         torch.set_rng_state(random[0])
         if random[1]:
             torch.cuda.set_rng_state_all(random[1])
-        return sums.gradient(loss, batch, outputs)
+        gradients = sums.gradient(loss, batch, outputs)
+        taught = _taught(batch, gradients)
+        if taught.all() or not taught.any() or self._drops:
+            return step, gradients
+        tokens = taught[batch[SEQ]]
+        kept = {key: value[tokens if key.dims == "token" else taught] for key, value in gradients.items()}
+        return self._cut(only_some(batch, taught)), kept
 
     def _together(self, network: nn.Module, step: Pieces, who: str = "the model") -> Batch:
         """The outputs of all pieces, put in the order of the step."""
@@ -317,6 +340,17 @@ def _needs_all(loss: Loss, step: Pieces) -> bool:
 
 def _parts(whole: Mapping[Field[Tensor], Tensor], at: Mapping[str, Tensor]) -> Mapping[Field[Tensor], Tensor]:
     return {key: value[at[key.dims]] for key, value in whole.items()}
+
+
+def _taught(batch: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
+    """Which completions [seq] some gradient reaches; all of them where one runs along anything but them."""
+    taught = torch.zeros(len(batch[GROUP]), dtype=torch.bool)
+    for key, value in gradients.items():
+        if key.dims == "token":
+            taught |= torch.zeros(len(taught)).index_add(0, batch[SEQ], (value != 0).float()) > 0
+        else:
+            taught |= value != 0 if key.dims == "seq" else torch.ones_like(taught)
+    return taught
 
 
 def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:

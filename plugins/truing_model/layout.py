@@ -124,6 +124,24 @@ def regrouped(batch: Batch, budget: int) -> Batch:
     return Batch(values)
 
 
+def only_some(batch: Batch, kept: Tensor) -> Batch:
+    """What a forward pass needs of some completions: `kept` [seq] says of which. Their tokens keep their order."""
+    group, seq = batch[GROUP], batch[SEQ]
+    left = torch.unique(group[kept])
+    prompt_tokens = torch.isin(batch[PROMPT_GROUP], left)
+    tokens = kept[seq]
+    return Batch(
+        {
+            IDS: [batch[IDS][at] for at in left.tolist()],
+            GROUP: torch.searchsorted(left, group[kept]),
+            PROMPT_TOKENS: batch[PROMPT_TOKENS][prompt_tokens],
+            PROMPT_GROUP: torch.searchsorted(left, batch[PROMPT_GROUP][prompt_tokens]),
+            TOKENS: batch[TOKENS][tokens],
+            SEQ: (kept.cumsum(0) - 1)[seq[tokens]],
+        }
+    )
+
+
 def _parts(prompt: int, answers: Sequence[int], budget: int) -> list[int]:
     """How many completions go into each part of a group, in their order."""
     parts: list[int] = []

@@ -47,7 +47,13 @@ def load_model(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTraine
 def load_scorer(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model with one number as its output, which is new where its folder has none. Raises UserError."""
     place, options = _place(spec, path)
-    return _from(AutoModelForSequenceClassification, place, {**options, "dtype": dtype, "num_labels": 1}).eval()
+    before = logging.get_verbosity()
+    # A head that is new is what was asked for, and nothing to be warned of.
+    logging.set_verbosity_error()
+    try:
+        return _from(AutoModelForSequenceClassification, place, {**options, "dtype": dtype, "num_labels": 1}).eval()
+    finally:
+        logging.set_verbosity(before)
 
 
 def origin(spec: PretrainedSpec, path: str) -> str:

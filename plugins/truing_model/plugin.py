@@ -73,6 +73,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         bool, Meta(description="also say, at every token, what reward is to be expected; on the same trunk")
     ] = False
 
+    planner: ClassVar[str] = "truing_model.planning:plan"
     offers: ClassVar = {VALUES: "with value_head = true"}
 
     def requires(self) -> Fields:
@@ -106,10 +107,19 @@ class PretrainedSpec(LanguageModelSpec, frozen=True, kw_only=True):
     trust_remote_code: Annotated[
         bool, Meta(description="run code that comes with the model: only if you have read it")
     ] = False
+    reference: Annotated[
+        str,
+        Meta(
+            description='the model that logprobs_ref come from, named as `path` is; "": this model as it was loaded',
+            extra=PHASE_MODEL,
+        ),
+    ] = ""
 
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)
         yield from paths.problems(self.path)
+        if self.reference:
+            yield from (fault._replace(option="reference") for fault in paths.problems(self.reference))
 
 
 class CausalLm(PretrainedSpec, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from truing_generate import sampling
 from truing_generate.sampling import Sampler, draw
 
-logit_rows = st.lists(st.floats(-5, 5), min_size=2, max_size=12, unique=True)
+logit_rows = st.lists(st.integers(-5000, 5000).map(lambda n: n / 1000), min_size=2, max_size=12, unique=True)
 samplers = st.builds(
     Sampler,
     temperature=st.floats(0.2, 3.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from safetensors.torch import load_file
 from tests.model.conftest import pairs
 from transformers import AutoModelForSequenceClassification
 
-from truing.errors import RunFailed
+from truing.errors import RunFailed, UserError
 from truing.fields import (
     CHOSEN,
     ENTROPY,
+    GROUP,
     IDS,
     LOGPROBS,
+    LOGPROBS_REF,
     PROMPT_TOKENS,
     REJECTED,
     SCORES,
+    SEQ,
     TOKENS,
     VALUES,
     Batch,
@@ -183,3 +187,52 @@ def test_weights_are_those_of_the_exported_model_under_its_names(
     assert handed.keys() - {"lm_head.weight"} == written.keys() - {"lm_head.weight"}
     for name, value in written.items():
         torch.testing.assert_close(handed[name], value, rtol=0, atol=1e-6)
+
+
+def test_completions_that_a_loss_leaves_alone_do_not_go_forward_twice(family_folder: Any, run: Run) -> None:
+    """Half of the completions are there for an estimate, as in KTO; the gradient is that of the step in one piece."""
+
+    def estimates(batch: Batch) -> LossValue:
+        sums = torch.zeros(len(batch[GROUP])).index_add(0, batch[SEQ], batch[LOGPROBS])
+        own = batch[GROUP].new_tensor([at % 2 == 0 for at in range(len(sums))]).bool()
+        return LossValue({"apart": Term((sums[own] - sums[~own].mean().detach()).square().sum(), "seq")})
+
+    found: list[torch.Tensor] = []
+    seen: list[int] = []
+    for budget in (150, 10_000):
+        model = built(CausalLm, family_folder("llama"), run, micro_tokens=budget)
+        model.attach(AdamW(lr=0.0).build(run), 1)
+        batch = model.encode(batch_of(pairs(8))).batch
+        model.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0][GROUP])))
+        model.learn(batch, DeclaredLoss(estimates, fields(LOGPROBS, GROUP, SEQ), whole_step=True))
+        found.append(gradients(model))
+    count = len(batch[GROUP])
+    assert sum(seen) == count + -(-count // 2) + count
+    assert (found[0] - found[1]).norm() <= 1e-5 * found[1].norm()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_reference_of_another_name_is_asked_instead(rank: int, family_folder: Any, run: Run, tmp_path: Path) -> None:
+    moved = built(CausalLm, family_folder("llama"), run)
+    moved.attach(AdamW(lr=1e-2, warmup=0.0).build(run), 2)
+    batch = moved.encode(batch_of(pairs())).batch
+    moved.learn(batch, compares)
+    moved.export(tmp_path / "moved")
+    model = built(CausalLm, family_folder("llama"), run, reference=str(tmp_path / "moved"), lora_rank=rank)
+    moved.network.eval()
+    expected = moved.network(batch)[LOGPROBS].detach()
+    found = model.annotate(batch, fields(LOGPROBS_REF))[LOGPROBS_REF]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(found, model.network(batch)[LOGPROBS].detach(), atol=1e-3)
+
+
+def test_a_reference_with_another_vocabulary_is_refused(family_folder: Any, run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(family_folder("llama"), other)
+    file = other / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"2 of \d+ tokens differ"):
+        built(CausalLm, family_folder("llama"), run, reference=str(other))

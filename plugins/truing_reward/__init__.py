@@ -1,0 +1,1 @@
+"""Losses that teach a model to score."""
