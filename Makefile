@@ -28,12 +28,9 @@ docs: $(VENV)/.develop
 science: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/science -s
 
-# truing and TRL in turn; needs the workload's scripts, see tests/bench/compare.py.
+# truing and TRL in turn, an hour; writes docs/benchmarks.md. Needs the workload's scripts, see tests/bench/compare.py.
 bench: $(VENV)/.bench
-	for task in dpo sft; do for config in default tuned; do \
-		echo "$$task against TRL, $$config"; \
-		$(BIN)/python -m tests.bench.compare --task $$task --config $$config || exit; \
-	done; done
+	$(BIN)/python -m tests.bench.report
 
 clean:
 	rm -rf $(VENV) docs/_build

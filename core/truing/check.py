@@ -3,6 +3,8 @@
 Folds what each stage needs and adds along the way of a batch, before anything is built.
 
     source -> encode -> (generator -> scorer -> advantage) -> model -> loss
+
+With a generator, what the source says of completions ends there: others are sampled.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from truing.errors import Problem, did_you_mean
-from truing.fields import Fields, fields
+from truing.fields import ANSWERS, Field, Fields, fields
 from truing.recipe import Phase, Recipe
 from truing.registry import Registry
 from truing.stage import AnySpec
@@ -23,7 +25,7 @@ PHASE_MODEL = {"accepts": "@model"}
 """`Meta(extra=PHASE_MODEL)` marks an option that may name the model of an earlier phase: `path = "@sft"`."""
 
 _NEEDED = ("source", "model", "optimizer", "loss")
-_PLANNED = ("generator", "scorer", "advantage")
+_SAMPLED = {"scorer": "scores", "advantage": "compares"}
 _MENDS = {
     "source": "a phase learns from a [source] of groups",
     "model": "a phase needs the [model] that learns",
@@ -64,10 +66,10 @@ def _tables(phase: Phase, document: Document) -> Iterator[Problem]:
         if table not in present:
             header = ".".join(phase.table(table))
             yield Problem(document.where(*phase.table()), f"no [{header}] in this recipe", _MENDS[table])
-    for table in _PLANNED:
-        if table in present:
-            what = f"no loop uses a {table} yet: phases learn from groups that exist"
-            yield Problem(document.where(*phase.table(table)), what, "take it out")
+    for table, does in _SAMPLED.items():
+        if table in present and "generator" not in present:
+            what = f"the {table} {does} what a generator writes, and this phase has none"
+            yield Problem(document.where(*phase.table(table)), what, "add a [generator], or take it out")
 
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
@@ -79,6 +81,9 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     if loop.steps is not None and loop.epochs is not None:
         what = "loop.steps and loop.epochs both say when to stop"
         yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
+    if loop.staleness and phase.generator is None:
+        where = document.where(*phase.table("loop", "staleness"))
+        yield Problem(where, "loop.staleness is of completions that are sampled", "add a [generator], or take it out")
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
         yield Problem(
@@ -118,8 +123,13 @@ def _contract(
         if opening is None:
             continue
         have: Fields = opening.provides()
+        past = ("source", "holdout", *(() if phase.generator else _SAMPLED))
+        if phase.generator is not None:
+            have = frozenset(key for key in have if key.dims in ("", "group")) | phase.model.encodes() | {ANSWERS}
+            # Of a holdout, completions are sampled and scored; nothing is learned from them.
+            past = past if first == "source" else (*past, "advantage", "model", "optimizer", "loss")
         for table, spec in phase.parts():
-            if table in ("source", "holdout"):
+            if table in past:
                 continue
             for form in spec.refuses.keys() & have:
                 what = f'{table} "{spec.name}" cannot take {form}'
@@ -133,11 +143,18 @@ def _contract(
                         "map the same columns as in [source]",
                     )
                 elif first == "source" or phase.source is None:
-                    mend = "\n".join(registry.providers(need))
+                    mend = "\n".join(registry.providers(need, _no_help(phase, need)))
                     yield Problem(
                         document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table)))
                     )
             have |= spec.provides()
+
+
+def _no_help(phase: Phase, need: Field[Any]) -> Collection[str]:
+    """Kinds whose components cannot provide a field here, though elsewhere they do."""
+    if phase.generator is None:
+        return ("generator", *_SAMPLED)
+    return () if need.dims in ("", "group") else ("source",)
 
 
 def _indented(text: str, where: str) -> str:

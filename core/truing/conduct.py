@@ -21,6 +21,7 @@ from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
 from truing.journal import Journal, PhaseFolder, write_whole
 from truing.loop import Parts, offline
+from truing.online import online
 from truing.plugins import Plugins
 from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
@@ -130,7 +131,7 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
     try:
         parts = await run.unless_stopped(_build, phase, run)
         if parts is not None:
-            await offline(parts, phase.loop, run, folder)
+            await (online if parts.generator else offline)(parts, phase.loop, run, folder)
         if parts is None or run.stop:
             status = "interrupted"
             return
@@ -166,6 +167,9 @@ def _build(phase: Phase, run: Run) -> Parts:
         loss=phase.loss.build(run),
         needs=phase.loss.requires(),
         holdout=phase.holdout.build(run) if phase.holdout else None,
+        generator=phase.generator.build(run) if phase.generator else None,
+        scorer=phase.scorer.build(run) if phase.scorer else None,
+        advantage=phase.advantage.build(run) if phase.advantage else None,
         options=_flat(phase),
     )
 

@@ -113,6 +113,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 IDS: Field[list[str]] = Field("ids", "group")
 PROMPTS: Field[list[Text]] = Field("prompts", "group")
 COMPLETIONS: Field[list[Text]] = Field("completions", "seq")
+ANSWERS: Field[list[Text]] = Field("answers", "group")
+"""The completion a prompt came with, where others are sampled: what a verifier compares with."""
 GROUP: Field[Tensor] = Field("group", "seq", "int64", into="group")
 CHOSEN: Field[Tensor] = Field("chosen", "pair", "int64", into="seq")
 REJECTED: Field[Tensor] = Field("rejected", "pair", "int64", into="seq")

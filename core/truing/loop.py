@@ -1,8 +1,11 @@
-"""The offline loop: learn from groups that exist, step by step.
+"""The loop: learn from groups, step by step.
 
-    source.batches -> encode --channel--> annotate -> learn -> StepDone
-                                                        |
-                                     evaluate, checkpoint between steps
+    source.batches -> encode -> ready --channel--> annotate -> learn -> StepDone -> learned
+                                                                 |
+                                              evaluate, checkpoint between steps
+
+What differs between learning from groups that exist and from groups that are sampled is a `Way`: what is made of a
+batch before it is learned from, and what follows a step. The way of groups that exist is here, the other in `online`.
 
 Reading and encoding run one step ahead of learning. A request to stop is honoured between micro-batches; the checkpoint
 then taken is that of the last whole step.
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -20,16 +23,16 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from truing.errors import RunFailed
 from truing.events import CheckpointSaved, DataOpened, Evaluated, GroupDropped, Notice, PhaseStarted, StepDone
-from truing.fields import IDS, Batch, Fields
+from truing.fields import IDS, VERSION, Batch, Fields
 from truing.journal import PhaseFolder, Position
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.stage import DataInfo, Loss, Model, Optimizer, Source
+from truing.stage import AdvantageEstimator, DataInfo, Generator, Loss, Model, Optimizer, Scorer, Source
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the offline loop puts together, all of it built."""
+    """What a loop puts together, all of it built."""
 
     source: Source
     model: Model
@@ -38,37 +41,69 @@ class Parts:
     needs: Fields
     """what the loss is handed, and nothing else"""
     holdout: Source | None = None
+    generator: Generator | None = None
+    scorer: Scorer | None = None
+    advantage: AdvantageEstimator | None = None
     options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How groups come to be learned from.
+
+    text: what is encoded of a batch. ready: what is learned from, of an encoded batch, and numbers to report with it.
+    learned: after each step. evaluate: at a step, on what is kept out of training. ahead: batches that may be ready.
+    """
+
+    text: Callable[[Batch], Batch]
+    ready: Callable[[Batch], Awaitable[tuple[Batch, Metrics]]]
+    learned: Callable[[], Awaitable[None]]
+    evaluate: Callable[[int], Awaitable[None]]
+    ahead: int = 1
 
 
 @dataclass(frozen=True)
 class Work:
-    """One encoded batch and where the data stands after it."""
+    """One batch to learn from, numbers to report with it, and where the data stands after it."""
 
     batch: Batch
+    metrics: Metrics
     position: Position
 
 
 async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
-    """Train until the steps are done or the run is asked to stop. Raises RunFailed and UserError."""
-    info = await _open(parts.source, "source", run)
-    per_epoch = math.ceil(info.groups / loop.batch)
-    steps = loop.steps or per_epoch * (loop.epochs or 1)
+    """Learn from groups that exist. Raises RunFailed and UserError."""
+
+    async def begin() -> Way:
+        holdout = await _holdout(parts, run)
+        return Way(_as_it_is, _at_once, _nothing, lambda step: _evaluate(parts, holdout, run, step))
+
+    await train(parts, loop, run, folder, begin)
+
+
+async def train(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder, begin: Callable[[], Awaitable[Way]]) -> None:
+    """Train until the steps are done or the run is asked to stop. begin: called when the model is as it was left."""
+    info = await open_source(parts.source, "source", run)
+    steps = loop.steps or math.ceil(info.groups / loop.batch) * (loop.epochs or 1)
     await run.on_device(parts.model.attach, parts.optimizer, steps)
     start = await _restore(parts.model, run, folder)
     run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
-    holdout = await _holdout(parts, run)
+    way = await begin()
     if start.step == 0:
-        await _evaluate(parts, holdout, run, 0)
-    send, receive = run.bus.channel(Work, depth=1)
+        await way.evaluate(0)
+    send, receive = run.bus.channel(Work, depth=way.ahead)
     position, saved = start, start.step
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed, parts, loop, run, start, steps, send)
+        tasks.start_soon(_feed, parts, loop, run, way, start, steps, send)
         async with receive:
             while (work := await _next(receive, run)) and await _step(parts, work, run, steps):
+                await way.learned()
                 position = work.position
                 if position.step < steps and loop.evaluate_every and position.step % loop.evaluate_every == 0:
-                    await _evaluate(parts, holdout, run, position.step)
+                    await way.evaluate(position.step)
                 if loop.checkpoint_every and position.step % loop.checkpoint_every == 0:
                     await _checkpoint(parts.model, position, loop, run, folder)
                     saved = position.step
@@ -76,9 +111,21 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
             tasks.cancel_scope.cancel()
     if position.step == 0 and not run.stop:
         raise RunFailed(f"no group of {info.origin} was left to learn from; the dropped ones are in events.jsonl")
-    await _evaluate(parts, holdout, run, position.step)
+    await way.evaluate(position.step)
     if run.stop and position.step > saved:
         await _checkpoint(parts.model, position, loop, run, folder)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+async def _at_once(batch: Batch) -> tuple[Batch, Metrics]:
+    return batch, {}
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _next(receive: MemoryObjectReceiveStream[Work], run: Run) -> Work | None:
@@ -89,7 +136,7 @@ async def _next(receive: MemoryObjectReceiveStream[Work], run: Run) -> Work | No
         return None
 
 
-async def _open(source: Source, role: str, run: Run) -> DataInfo:
+async def open_source(source: Source, role: str, run: Run) -> DataInfo:
     info = await run.or_stopped(source.open)
     if info is None:
         raise Stopped
@@ -108,9 +155,16 @@ async def _restore(model: Model, run: Run, folder: PhaseFolder) -> Position:
 
 
 async def _feed(
-    parts: Parts, loop: Loop, run: Run, start: Position, steps: int, send: MemoryObjectSendStream[Work]
+    parts: Parts,
+    loop: Loop,
+    run: Run,
+    way: Way,
+    start: Position,
+    steps: int,
+    send: MemoryObjectSendStream[Work],
 ) -> None:
-    """Read and encode ahead of the learner, from where the data stood; a batch that lost all its groups is no step."""
+    """Read, encode and make ready ahead of the learner, from where the data stood; a batch that lost all its groups is
+    no step."""
     step, dropped, truncated = start.step, start.dropped, start.truncated
     async with send:
         epoch = start.epoch
@@ -120,15 +174,22 @@ async def _feed(
                 taken += 1
                 if epoch == start.epoch and taken <= start.taken:
                     continue
-                encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
+                encoded = await anyio.to_thread.run_sync(parts.model.encode, way.text(raw))
                 for group, reason in encoded.dropped:
                     run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason))
                 dropped, truncated = dropped + len(encoded.dropped), truncated + encoded.truncated
                 if not encoded.batch[IDS]:
                     continue
+                try:
+                    batch, metrics = await way.ready(encoded.batch)
+                except Stopped:
+                    return
+                dropped += len(encoded.batch[IDS]) - len(batch[IDS])
+                if not batch[IDS]:
+                    continue
                 step += 1
                 position = Position(step=step, epoch=epoch, taken=taken, dropped=dropped, truncated=truncated)
-                await send.send(Work(encoded.batch, position))
+                await send.send(Work(batch, metrics, position))
                 if step == steps:
                     return
             if step == before and epoch > start.epoch:
@@ -138,6 +199,9 @@ async def _feed(
 
 async def _step(parts: Parts, work: Work, run: Run, steps: int) -> bool:
     """One optimizer step; False if the run was asked to stop meanwhile."""
+    age: Metrics = {}
+    if VERSION in work.batch:
+        age = {"sample/staleness": float(parts.model.version - min(map(int, work.batch[VERSION])))}
     began = time.perf_counter()
     try:
         learned = await run.on_device(_learn, parts, work.batch)
@@ -146,7 +210,7 @@ async def _step(parts: Parts, work: Work, run: Run, steps: int) -> bool:
     seconds = time.perf_counter() - began
     counts = {"data/dropped": float(work.position.dropped), "data/truncated": float(work.position.truncated)}
     speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
-    metrics = {**learned, **counts, **speed}
+    metrics = {**learned, **work.metrics, **age, **counts, **speed}
     position = work.position
     run.bus.publish(StepDone(phase=run.phase, step=position.step, steps=steps, epoch=position.epoch, metrics=metrics))
     return True
@@ -160,7 +224,7 @@ async def _holdout(parts: Parts, run: Run) -> Batch | None:
     """The whole holdout as one batch, encoded and annotated once."""
     if parts.holdout is None:
         return None
-    info = await _open(parts.holdout, "holdout", run)
+    info = await open_source(parts.holdout, "holdout", run)
     async for raw in parts.holdout.batches(info.groups, 0):
         encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
         if encoded.dropped:

@@ -50,6 +50,14 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         int, Meta(ge=0, description="steps between looks at the holdout; 0: only before and after")
     ] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only when interrupted")] = 0
+    staleness: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="with a generator: how many steps old the weights may be that a completion was sampled from "
+            "when it is learned from; 0: sampling and learning take turns",
+        ),
+    ] = 0
     keep: Annotated[int, Meta(ge=1, description="how many checkpoints to keep, the newest")] = 2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -61,9 +61,11 @@ class Registry:
         """The plugin that brought a spec."""
         return self._plugin_of[spec]
 
-    def providers(self, need: Field[Any]) -> Iterable[str]:
-        """Sentences that say which components would provide a field."""
+    def providers(self, need: Field[Any], without: Collection[str] = ()) -> Iterable[str]:
+        """Sentences that say which components would provide a field, those of some kinds left out."""
         for kind, shelf in self._shelves.items():
+            if kind in without:
+                continue
             for name, spec in sorted(shelf.items()):
                 if need in spec.offers:
                     yield f'[{kind}] use = "{name}" {spec.offers[need]} provides it'

@@ -285,7 +285,37 @@ class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):
 
 
 class ModelSpec(Spec[Model], frozen=True, kw_only=True):
+    """planner: `module:attribute` of a function that tells what a phase will take before its weights are there; without
+    one, `truing plan` says nothing of the model.
+
+        planner(phase, batches, *, steps, per_epoch, looks, earlier) -> Estimate | None
+
+    phase: its typed tables. batches: some of its steps as its source gives them. steps: how many it has, `per_epoch` of
+    them until the data come round again. looks: groups that are looked at without learning. earlier: specs of the
+    models of the phases before, by name. None: it cannot say.
+    """
+
     kind: ClassVar[str] = "model"
+    planner: ClassVar[str] = ""
+
+    def encodes(self) -> Fields:
+        """What `encode` adds to prompts that have no completions yet: what a generator can build on."""
+        return fields()
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a phase will take. memory: bytes, by what they are for, each at its most. peak: the most at one time, and
+    free: what the device has to spare now. tokens: of a step. seconds: `step` is one of them, `phase` all there is;
+    others say what a step's are for. notes: what it stands on."""
+
+    parameters: int
+    trained: int
+    memory: Mapping[str, int]
+    peak: int
+    free: int
+    tokens: float
+    seconds: Mapping[str, float]
+    notes: Sequence[str] = ()
 
 
 class ObserverSpec(Spec[Observer], frozen=True, kw_only=True):

@@ -248,6 +248,9 @@ class ToyModel:
         total = sum(cast(float, term.total) * term.weight for term in loss(scored).terms.values())
         return {"loss": total / len(batch[IDS])}
 
+    def weights(self) -> Any:
+        return self
+
     def checkpoint(self, folder: Path) -> None:
         folder.joinpath("toy.json").write_bytes(msgspec.json.encode(self._state()))
 

@@ -33,6 +33,7 @@ from truing.fields import (
     SEQ,
     TOKENS,
     VALUES,
+    VERSION,
     Batch,
     Field,
     Fields,
@@ -116,7 +117,9 @@ class CausalLm:
         """Add what a loss needs and learning does not change: LOGPROBS_REF and LOGPROBS_OLD [token], where the batch
         has none yet. Raises Stopped."""
         if LOGPROBS_REF in wanted:
-            batch = batch.put(LOGPROBS_REF, self._ask_reference(batch))
+            # What was sampled is never met again, so its answers are not kept.
+            ask = self._ask_anew if VERSION in batch else self._ask_reference
+            batch = batch.put(LOGPROBS_REF, ask(batch))
         if LOGPROBS_OLD in wanted and LOGPROBS_OLD not in batch:
             batch = batch.put(LOGPROBS_OLD, self._look(self.network, batch)[LOGPROBS])
         return batch
@@ -249,12 +252,15 @@ class CausalLm:
         ]
         if missing:
             unknown = take(batch, missing)
-            with self._as_reference() as reference:
-                found = self._look(reference, unknown, "the reference")[LOGPROBS]
+            found = self._ask_anew(unknown)
             for at, logprobs in zip(missing, by_group(unknown, found), strict=True):
                 self.store.put(keys[at], logprobs)
         known = [self.store.get(key, size) for key, size in zip(keys, sizes, strict=True)]
         return torch.cat([logprobs for logprobs in known if logprobs is not None])
+
+    def _ask_anew(self, batch: Batch) -> Tensor:
+        with self._as_reference() as reference:
+            return self._look(reference, batch, "the reference")[LOGPROBS]
 
     @cached_property
     def reference(self) -> Network:

@@ -55,8 +55,9 @@ class Encoder:
         for at, (name, prompt, texts) in enumerate(zip(batch[IDS], batch[PROMPTS], completions, strict=True)):
             start, ends = self.group(name, prompt, texts)
             room = self.max_tokens - len(start)
-            if room < 1 or (not self.truncate and max(map(len, ends)) > room):
-                longest = len(start) + max(map(len, ends))
+            length = max(map(len, ends), default=1)
+            if room < 1 or (not self.truncate and length > room):
+                longest = len(start) + length
                 dropped.append(
                     (name, f"{longest} tokens, {len(start)} of them prompt; max_tokens is {self.max_tokens}")
                 )

@@ -27,7 +27,7 @@ from truing.fields import (
     fields,
 )
 from truing.plugins import hookimpl
-from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec
+from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec, ScorerSpec
 from truing_model import paths
 
 ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
@@ -78,6 +78,9 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
 
     def requires(self) -> Fields:
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+
+    def encodes(self) -> Fields:
+        return fields(PROMPT_TOKENS, PROMPT_GROUP)
 
     def provides(self) -> Fields:
         policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, ENTROPY)
@@ -145,6 +148,7 @@ class RewardModel(PretrainedSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "reward-model"
     target: ClassVar[str] = "truing_model.rewards:RewardModel"
+    offers: ClassVar = {SCORES: "as the model that learns"}
 
     def provides(self) -> Fields:
         return ENCODED | fields(SCORES)
@@ -153,6 +157,41 @@ class RewardModel(PretrainedSpec, frozen=True, kw_only=True):
         yield from PretrainedSpec.problems(self)
         if self.value_head:
             yield Fault("value_head", "a reward model has one head, the reward's", "take it out")
+
+
+class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
+    """The reward that a reward model gives each completion, read off its last token.
+
+    Completions are scored token by token as they were sampled, so the model must have the policy's vocabulary.
+    """
+
+    name: ClassVar[str] = "reward-model"
+    target: ClassVar[str] = "truing_model.rewards:RewardScorer"
+    offers: ClassVar = {SCORES: "and a reward model in `path`"}
+
+    path: Annotated[
+        str,
+        Meta(
+            description="a folder or hub id of a reward model, or @PHASE for the one an earlier phase made",
+            extra=PHASE_MODEL,
+        ),
+    ]
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(description="arithmetic; auto: bf16 where this machine is measured to be faster at it"),
+    ] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
+    ] = "auto"
+
+    def requires(self) -> Fields:
+        return ENCODED | fields(IDS, GROUP)
+
+    def provides(self) -> Fields:
+        return fields(SCORES)
+
+    def problems(self) -> Iterable[Fault]:
+        yield from paths.problems(self.path)
 
 
 class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
@@ -201,4 +240,4 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
-    return [CausalLm, RewardModel, ScratchLm, AdamW]
+    return [CausalLm, RewardModel, RewardScorer, ScratchLm, AdamW]

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from truing.fields import SCORES, Fields, fields
+from truing.errors import Problem, UserError
+from truing.fields import PROMPT_TOKENS, SCORES, TOKENS, Batch, Fields, fields
+from truing.run import Run
+from truing_model import plugin
 from truing_model.causal import CausalLm
 from truing_model.forward import HEADS
 from truing_model.loading import load_scorer
@@ -28,3 +31,25 @@ class RewardModel(CausalLm):
 
     def _heads(self, base: Any) -> dict[str, nn.Module]:
         return {HEADS[SCORES]: base.score}
+
+    def scores(self, batch: Batch) -> torch.Tensor:
+        """SCORES [seq] of a batch with tokens, without gradients. Raises UserError for tokens it does not know."""
+        largest = max(int(batch[key].max()) for key in (PROMPT_TOKENS, TOKENS))
+        if largest >= self.vocabulary:
+            what = f"token {largest} was sampled, and this reward model has weights for {self.vocabulary}"
+            raise UserError(Problem(self.spec.path, what, "use a reward model with the policy's vocabulary"))
+        return self._look(self.network, batch)[SCORES]
+
+
+class RewardScorer:
+    """Scores completions with a reward model that does not learn."""
+
+    def __init__(self, spec: plugin.RewardScorer, run: Run) -> None:
+        learns = plugin.RewardModel(path=spec.path, dtype=spec.dtype, device=spec.device)
+        self._model = RewardModel(learns, run)
+        self._model.network.requires_grad_(False)
+        self._run = run
+
+    async def score(self, batch: Batch) -> Batch:
+        """The batch with SCORES [seq]. Raises Stopped."""
+        return batch.put(SCORES, await self._run.on_device(self._model.scores, batch))

@@ -89,6 +89,7 @@ class GroupRelative(AdvantageSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "group-relative"
     target: ClassVar[str] = "truing_policy.advantages:GroupRelative"
+    offers: ClassVar = {ADVANTAGES: "behind a [scorer]"}
 
     scale: Annotated[bool, Meta(description="divide by the standard deviation of the group's scores")] = True
 

@@ -6,8 +6,22 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from truing.fields import CHOSEN, GROUP, LABEL, LOGPROBS, LOGPROBS_REF, MISMATCHED, RANK, SEQ, Fields, fields
-from truing.stage import LossSpec
+from truing.fields import (
+    CHOSEN,
+    GROUP,
+    IDS,
+    LABEL,
+    LOGPROBS,
+    LOGPROBS_REF,
+    MISMATCHED,
+    RANK,
+    REJECTED,
+    SCORES,
+    SEQ,
+    Fields,
+    fields,
+)
+from truing.stage import AdvantageSpec, LossSpec
 from truing_preference.menu_pairs import Beta
 
 _PAIRS_TO_LABELS = "it learns from single labelled answers; pairs_to_labels = true makes two of every pair"
@@ -72,3 +86,25 @@ class PlackettLuce(LossSpec, frozen=True, kw_only=True):
     def requires(self) -> Fields:
         """Ranked completions and the reference."""
         return fields(LOGPROBS, LOGPROBS_REF, SEQ, GROUP, RANK)
+
+
+class BestAgainstWorst(AdvantageSpec, frozen=True, kw_only=True):
+    """One pair a group, its best-scored completion against its worst, so that any loss on pairs learns from what the
+    model writes: online DPO (arXiv:2402.04792) with a scorer in the annotator's place.
+
+    A group whose best is not better than its worst by more than `least` teaches nothing and is dropped.
+    """
+
+    name: ClassVar[str] = "best-against-worst"
+    target: ClassVar[str] = "truing_preference.pairing:BestAgainstWorst"
+    offers: ClassVar = {CHOSEN: "behind a [scorer]", REJECTED: "behind a [scorer]"}
+
+    least: Annotated[float, Meta(ge=0, description="by how much the best must score above the worst, at least")] = 0.0
+
+    def requires(self) -> Fields:
+        """Scored completions."""
+        return fields(IDS, SCORES, GROUP)
+
+    def provides(self) -> Fields:
+        """Pairs."""
+        return fields(CHOSEN, REJECTED)

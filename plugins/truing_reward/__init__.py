@@ -1,1 +1,1 @@
-"""Losses that teach a model to score."""
+"""Losses that teach a model to score, and scorers that know the answer."""

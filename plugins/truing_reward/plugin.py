@@ -1,4 +1,4 @@
-"""The menu of reward losses."""
+"""The menu of reward losses, and of scorers that know the answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from truing.fields import CHOSEN, MARGIN, REJECTED, SCORES, Fields, fields
+from truing.fields import ANSWERS, CHOSEN, COMPLETIONS, GROUP, MARGIN, REJECTED, SCORES, Fields, fields
 from truing.plugins import hookimpl
-from truing.stage import AnySpec, LossSpec
+from truing.stage import AnySpec, LossSpec, ScorerSpec
 
 
 class BradleyTerry(LossSpec, frozen=True, kw_only=True):
@@ -36,7 +36,31 @@ class BradleyTerry(LossSpec, frozen=True, kw_only=True):
         return needs | fields(MARGIN) if self.margin else needs
 
 
+class Match(ScorerSpec, frozen=True, kw_only=True):
+    """1 for a completion that says what the source's own completion says, 0 for any other.
+
+    Blanks around them are left out of the comparison. Of a longer completion the part behind `after` counts, where it
+    stands for the last time.
+    """
+
+    name: ClassVar[str] = "match"
+    target: ClassVar[str] = "truing_reward.scorers:Match"
+    offers: ClassVar = {SCORES: "where the source has the answers"}
+
+    after: Annotated[str, Meta(description='what the answer stands behind, "####" for example; "": all of it')] = ""
+    case: Annotated[bool, Meta(description="whether capital and small letters differ")] = True
+    close: Annotated[
+        bool, Meta(description="how alike the two are, from 0 to 1, by the longest parts they share, instead of 0 or 1")
+    ] = False
+
+    def requires(self) -> Fields:
+        return fields(ANSWERS, COMPLETIONS, GROUP)
+
+    def provides(self) -> Fields:
+        return fields(SCORES)
+
+
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Reward losses."""
-    return [BradleyTerry]
+    """Reward losses and scorers."""
+    return [BradleyTerry, Match]

@@ -11,7 +11,7 @@ import anyio
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from tests.model.conftest import FAMILIES, _write
+from tests.model.conftest import FAMILIES, write_family
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
@@ -63,7 +63,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def folder(family: str) -> Path:
         if family not in made:
             made[family] = tmp_path_factory.mktemp(f"engine-{family}")
-            _write(family, made[family])
+            write_family(family, made[family])
             model: Any = AutoModelForCausalLM.from_pretrained(made[family])
             with torch.no_grad():
                 for value in model.parameters():

@@ -30,13 +30,14 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def folder(family: str) -> Path:
         if family not in made:
             made[family] = tmp_path_factory.mktemp(family)
-            _write(family, made[family])
+            write_family(family, made[family])
         return made[family]
 
     return folder
 
 
-def _write(family: str, folder: Path) -> None:
+def write_family(family: str, folder: Path) -> None:
+    """Write a small model of a family and a byte tokenizer into a folder."""
     tokenizer = byte_tokenizer()
     torch.manual_seed(1)
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": None}

@@ -1,0 +1,220 @@
+"""The online way: who waits for whom, how old a completion may be, and what a stop and a resume do."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from truing.bus import Bus
+from truing.errors import RunFailed
+from truing.events import Evaluated, Event, GroupDropped, StepDone
+from truing.fields import (
+    ANSWERS,
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    LOGPROBS,
+    PROMPTS,
+    SCORES,
+    TOKENS,
+    VERSION,
+    Batch,
+    fields,
+)
+from truing.journal import PhaseFolder
+from truing.loop import Parts
+from truing.online import online, prompts_of
+from truing.recipe import Loop
+from truing.run import Run, Stop, Stopped
+from truing.stage import Encoded, Weights
+from truing.testing import (
+    ToyLossSpec,
+    ToyModel,
+    ToyModelSpec,
+    ToyOptimizer,
+    ToyOptimizerSpec,
+    ToySource,
+    ToySourceSpec,
+)
+
+
+class Prompted(ToyModel):
+    """A toy model that is handed prompts alone."""
+
+    def encode(self, batch: Batch) -> Encoded:
+        assert batch[COMPLETIONS] == [] == list(batch[GROUP])
+        return Encoded(batch)
+
+
+class Writer:
+    """Writes two completions a prompt, some of them slowly, and keeps what it was asked under which version."""
+
+    def __init__(self, delays: list[float] | None = None, fail_at: int = 0) -> None:
+        self.delays = delays or [0.0]
+        self.fail_at = fail_at
+        self.asked: list[tuple[int, list[str]]] = []
+        self.synced: list[int] = []
+
+    async def sync_weights(self, weights: Weights) -> None:
+        self.synced.append(weights.version)
+
+    async def generate(self, batch: Batch) -> Batch:
+        version = self.synced[-1]
+        self.asked.append((version, list(batch[IDS])))
+        await anyio.sleep(self.delays[len(self.asked) % len(self.delays)])
+        if len(self.asked) == self.fail_at:
+            raise RunFailed("the writer broke")
+        count = 2 * len(batch[IDS])
+        values = {COMPLETIONS: ["abc"] * count, TOKENS: [0] * 3 * count, FINISH: ["end", "length"] * (count // 2)}
+        return batch.put_all({**values, GROUP: [at // 2 for at in range(count)], VERSION: [version] * count})
+
+
+class Grader:
+    """Scores 0 and 1 in turn."""
+
+    async def score(self, batch: Batch) -> Batch:
+        return batch.put(SCORES, [float(at % 2) for at in range(len(batch[COMPLETIONS]))])  # pyright: ignore
+
+
+class Picky:
+    """Leaves out the groups of some prompts."""
+
+    def __init__(self, *without: str) -> None:
+        self.without = without
+
+    def estimate(self, batch: Batch) -> Batch:
+        kept = [at for at, name in enumerate(batch[IDS]) if name not in self.without]
+        return Batch({**batch, IDS: [batch[IDS][at] for at in kept]})
+
+
+class Scene:
+    """An online run of toys in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, writer: Writer, stop: Stop | None = None, resumed: bool = False, **options: Any
+    ) -> None:
+        self.events: list[Event] = []
+        self.stop = Stop() if stop is None else stop
+        self.run = Run("toy", folder, 0, Bus(keep=self.events.append), "phase", stop=self.stop, resumed=resumed)
+        self.model = Prompted(ToyModelSpec(seconds=options.pop("seconds", 0.0)), self.run)
+        self.writer = writer
+        self.folder = PhaseFolder(folder / "phase")
+        groups = options.pop("groups", 8)
+        self.parts = Parts(
+            source=ToySource(ToySourceSpec(groups=groups), self.run),
+            model=self.model,
+            optimizer=ToyOptimizer(ToyOptimizerSpec(), self.run),
+            loss=ToyLossSpec().build(self.run),
+            needs=fields(LOGPROBS),
+            holdout=ToySource(ToySourceSpec(groups=3), self.run) if options.pop("holdout", False) else None,
+            generator=writer,
+            scorer=Grader(),
+            advantage=options.pop("advantage", None),
+        )
+        self.loop = Loop(**{"batch": 2, **options})
+
+    def go(self) -> Scene:
+        async def whole() -> None:
+            with anyio.fail_after(30):
+                await online(self.parts, self.loop, self.run, self.folder)
+
+        anyio.run(whole)
+        return self
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@given(
+    staleness=st.integers(0, 3),
+    delays=st.lists(st.sampled_from([0.0, 0.002, 0.01]), min_size=1, max_size=4),
+    seconds=st.sampled_from([0.0, 0.004]),
+)
+@settings(deadline=None, max_examples=15)
+def test_no_completion_is_older_than_the_bound_and_every_wave_is_learned_from_once_and_in_order(
+    staleness: int, delays: list[float], seconds: float
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene(Path(folder), Writer(delays), seconds=seconds, steps=7, staleness=staleness).go()
+    ages = [event.metrics["sample/staleness"] for event in scene.of(StepDone)]
+    assert len(ages) == 7
+    assert max(ages) <= staleness
+    assert [names for _, names in scene.writer.asked[:7]] == scene.model.learned
+    assert scene.writer.synced == list(range(8))
+
+
+def test_with_staleness_zero_sampling_and_learning_take_turns(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer(), steps=4).go()
+    assert [version for version, _ in scene.writer.asked] == [0, 1, 2, 3]
+
+
+def test_with_staleness_one_the_next_wave_is_sampled_while_the_model_learns(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer([0.02]), seconds=0.05, steps=5, staleness=1).go()
+    assert [version for version, _ in scene.writer.asked[1:5]] == [0, 1, 2, 3]
+
+
+def test_what_was_sampled_is_told_with_every_step(tmp_path: Path) -> None:
+    first = Scene(tmp_path, Writer(), steps=1).go().of(StepDone)[0].metrics
+    assert first["score"] == 0.5
+    assert first["score/deviation"] == 0.5
+    assert first["sample/length"] == 3
+    assert first["sample/cut"] == 0.5
+    assert first["speed/sample_seconds"] >= 0
+
+
+def test_groups_that_teach_nothing_are_dropped_and_a_wave_of_them_gives_its_ticket_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer(), advantage=Picky("0", "1", "2"), epochs=1).go()
+    assert scene.model.learned == [["3"], ["4", "5"], ["6", "7"]]
+    assert sorted(event.id for event in scene.of(GroupDropped)) == ["0", "1", "2"]
+    assert scene.of(StepDone)[-1].metrics["data/dropped"] == 3
+
+
+def test_a_source_of_which_nothing_teaches_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="no group of counting was left to learn from"):
+        Scene(tmp_path, Writer(), groups=2, advantage=Picky("0", "1"), steps=3).go()
+
+
+def test_the_holdout_is_sampled_and_scored_before_after_and_on_the_way(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer(), holdout=True, steps=4, evaluate_every=2).go()
+    assert [(event.step, event.metrics["score"]) for event in scene.of(Evaluated)] == [(0, 0.5), (2, 0.5), (4, 0.5)]
+
+
+def test_a_generator_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(RunFailed, match="the writer broke")):
+        Scene(tmp_path, Writer(fail_at=2), steps=4).go()
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_run_that_was_stopped_goes_on_with_nothing_learned_twice_and_nothing_left_out(
+    staleness: int, tmp_path: Path
+) -> None:
+    stop = Stop()
+
+    class Stopping(Writer):
+        async def generate(self, batch: Batch) -> Batch:
+            if len(self.asked) == 3 + staleness:
+                stop.ask("enough")
+                raise Stopped
+            return await super().generate(batch)
+
+    first = Scene(tmp_path, Stopping(), stop=stop, epochs=2, staleness=staleness).go()
+    done = len(first.of(StepDone))
+    assert 0 < done < 8
+    second = Scene(tmp_path, Writer(), resumed=True, epochs=2, staleness=staleness).go()
+    whole = Scene(tmp_path / "whole", Writer(), epochs=2, staleness=staleness).go()
+    assert second.model.learned == whole.model.learned
+    assert second.writer.synced[0] == done
+
+
+def test_a_sampled_group_starts_from_its_prompt_and_keeps_the_answer_it_came_with() -> None:
+    batch = Batch({IDS: ["a", "b", "c"], PROMPTS: ["1", "2", "3"], COMPLETIONS: ["x", "y", "z"], GROUP: [0, 0, 2]})
+    asked = prompts_of(batch)
+    assert asked[ANSWERS] == ["x", "", "z"]
+    assert asked[COMPLETIONS] == []
+    assert asked[PROMPTS] == ["1", "2", "3"]
