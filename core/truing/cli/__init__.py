@@ -4,6 +4,7 @@
     options.py    options that several commands take
     running.py    run, resume, track
     checking.py   check
+    planning.py   plan
     catalogue.py  list, show, plugins, version
     schema.py     schema: what an editor needs to know of a recipe
     init.py       init NAME: a copy of a shipped recipe, or with --plugin the skeleton of a plugin, from template/

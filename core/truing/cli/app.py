@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli import catalogue, checking, init, output, running, schema
+from truing.cli import catalogue, checking, init, output, planning, running, schema
 from truing.errors import RunFailed, UserError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ for command, name in (
     (running.resume, "resume"),
     (running.track, "track"),
     (checking.check, "check"),
+    (planning.plan, "plan"),
     (init.init, "init"),
     (catalogue.list_components, "list"),
     (catalogue.show, "show"),

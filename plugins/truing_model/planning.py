@@ -1,0 +1,281 @@
+"""What a phase will take, told before its model is loaded: parameters, bytes, tokens and seconds.
+
+Steps are the data's own, encoded and cut into pieces as learning does it; layers are measured in small (`trial`). The
+rest is arithmetic:
+
+    peak    libraries + weights + reference + optimizer + gradients + activations + vocabulary
+    step    pieces x (layers + vocabulary) + looks without gradients + optimizer + what Python takes
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple, cast
+
+import torch
+from msgspec.structs import replace
+from transformers import AutoConfig, PreTrainedConfig
+
+from truing.check import wanted
+from truing.errors import Problem, UserError
+from truing.fields import IDS, LOGPROBS_OLD, LOGPROBS_REF, PROMPT_TOKENS, TOKENS, Batch
+from truing.recipe import Phase
+from truing.stage import Estimate, ModelSpec
+from truing_model import plugin
+from truing_model.encode import Encoder
+from truing_model.head import CHUNK, KEPT
+from truing_model.layout import cut_into_pieces, lengths_of
+from truing_model.loading import load_tokenizer, origin
+from truing_model.scratch import write_scratch
+from truing_model.trial import Moved, Outline, Tried, layers_alone
+
+_LOSS_SECONDS = 1e-3
+"""what a loss takes for each piece, and the bookkeeping of a step besides"""
+
+_BUSY = 0.75
+"""a load for each core from which measured times say little"""
+
+
+def plan(
+    phase: Phase,
+    batches: Sequence[Batch],
+    *,
+    steps: int,
+    per_epoch: int,
+    looks: int,
+    earlier: Mapping[str, ModelSpec],
+) -> Estimate | None:
+    """What a phase with one of our models will take; None if it goes on from one that is not ours. Raises UserError."""
+    spec = cast(plugin.LanguageModelSpec, phase.model)
+    source = beginning(spec, earlier)
+    if source is None:
+        return None
+    tokenizer, config = _opened(source)
+    outline = Outline(spec, source, config, wanted(phase), _device(spec))
+    # Before anything is tried: what has been imported by now is what a run imports.
+    libraries = _libraries(phase) if outline.device.type == "cpu" else 0
+    encoder = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
+    cut = [step for batch in batches if (step := _cut(outline, encoder(batch).batch))]
+    if not cut:
+        what = f"no group of the first {len(batches)} steps is left: each has more tokens than max_tokens"
+        raise UserError(Problem("max_tokens", what, f"max_tokens is {spec.max_tokens}"))
+    largest = max((piece for step in cut for piece in step.pieces), key=lambda piece: piece.rows)
+    tried, moved = outline.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
+    memory = {"libraries": libraries, **_memory(outline, tried, moved, largest)}
+    speed = _Speed(outline, tried, moved, largest, outline.head(largest.targets))
+    shares = _shares(speed, cut, phase, min(steps, per_epoch) / steps)
+    looked = looks / fmean(len(step.batch[IDS]) for step in cut) * fmean(map(speed.look, cut))
+    return Estimate(
+        parameters=outline.size.parameters,
+        trained=outline.size.trained,
+        memory={part: count for part, count in memory.items() if count},
+        peak=sum(memory.values()),
+        free=_free(outline.device),
+        tokens=fmean(len(step.batch[PROMPT_TOKENS]) + len(step.batch[TOKENS]) for step in cut),
+        seconds={"step": sum(shares.values()), **shares, "phase": steps * sum(shares.values()) + looked},
+        notes=_notes(outline, largest),
+    )
+
+
+def kv_cache(config: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of so many tokens: those of a prompt once, and of every completion under way."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    each = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * each * tokens * dtype.itemsize
+
+
+def beginning(spec: ModelSpec, earlier: Mapping[str, ModelSpec]) -> plugin.LanguageModelSpec | None:
+    """The model whose shape and tokenizer a model has: its own, or that of the phase it goes on from."""
+    while (path := getattr(spec, "path", "")).startswith("@"):
+        spec = earlier[path[1:]]
+    return spec if isinstance(spec, plugin.LanguageModelSpec) else None
+
+
+class Piece(NamedTuple):
+    """What goes forward at once. rows: its positions. targets: those that reach a vocabulary. cost: of the layers."""
+
+    batch: Batch
+    rows: int
+    targets: int
+    cost: float
+
+
+class Step(NamedTuple):
+    """A step of the data. split: some group is in two of its pieces. seconds: what cutting it took."""
+
+    batch: Batch
+    pieces: Sequence[Piece]
+    split: bool
+    seconds: float
+
+
+def _opened(source: plugin.LanguageModelSpec) -> tuple[Any, PreTrainedConfig]:
+    """Tokenizer and shape of a model, without its weights. Raises UserError."""
+    if isinstance(source, plugin.ScratchLm):
+        with tempfile.TemporaryDirectory(prefix="truing-plan-") as folder:
+            write_scratch(Path(folder), replace(source, layers=1), 0)
+            tokenizer, config = _from(plugin.CausalLm(path=folder))
+        config.num_hidden_layers = source.layers
+        return tokenizer, config
+    return _from(cast(plugin.PretrainedSpec, source))
+
+
+def _from(source: plugin.PretrainedSpec) -> tuple[Any, PreTrainedConfig]:
+    tokenizer = load_tokenizer(source, source.path)
+    place = origin(source, source.path)
+    revision = {"revision": source.revision} if source.revision and not Path(place).exists() else {}
+    try:
+        return tokenizer, AutoConfig.from_pretrained(place, trust_remote_code=source.trust_remote_code, **revision)
+    except (OSError, ValueError) as error:
+        raise UserError(Problem(place, f"transformers cannot read its shape: {str(error).splitlines()[0]}")) from None
+
+
+def _device(spec: plugin.LanguageModelSpec) -> torch.device:
+    return torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@cache
+def _libraries_once() -> int:
+    """Bytes this process takes by now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _libraries(phase: Phase) -> int:
+    """Bytes of everything a run imports. Of a later phase, what the first one took."""
+    for spec in (phase.model, phase.optimizer, phase.loss):
+        if spec:
+            spec.implementation()
+    return _libraries_once()
+
+
+def _free(device: torch.device) -> int:
+    """Bytes the device has to spare."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cut(outline: Outline, batch: Batch) -> Step | None:
+    """A step as learning would cut it; None if none of its groups is left."""
+    if not batch[IDS]:
+        return None
+    costs, layers = outline.size.costs, layers_alone(outline.size.costs)
+    began = time.perf_counter()
+    found = cut_into_pieces(batch, outline.budget, costs)
+    seconds = time.perf_counter() - began
+    pieces: list[Piece] = []
+    for piece in found.batches:
+        lengths = lengths_of(piece)
+        if not outline.shared:
+            lengths = [(prompt, [answer]) for prompt, answers in lengths for answer in answers]
+        rows = sum(prompt + sum(answers) for prompt, answers in lengths)
+        cost = sum(layers.group(prompt, answers) for prompt, answers in lengths)
+        pieces.append(Piece(piece, rows, 0 if outline.scores else len(piece[TOKENS]), cost))
+    return Step(batch, pieces, found.cut, seconds)
+
+
+def _memory(outline: Outline, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
+    """Bytes by what they are for, while the largest piece is learned from."""
+    size = outline.size
+    return {
+        "weights": size.weights,
+        "reference": 4 * size.base if outline.copied else 0,
+        "optimizer": moved.bytes(size.trained, size.tensors),
+        # The table of words gets one gradient as input and one as output, and they meet at the end.
+        "gradients": size.gradients + (0 if outline.spec.lora_rank else 4 * size.table),
+        "activations": int(tried.kept + tried.layer),
+        "vocabulary": vocabulary_bytes(piece.targets, size.words),
+    }
+
+
+def vocabulary_bytes(tokens: int, words: int) -> int:
+    """Logits and what is made of them: a chunk at a time, and the first ones kept for the backward pass."""
+    chunk = 4 * words * min(tokens, CHUNK)
+    kept = min(math.ceil(tokens / CHUNK), KEPT // chunk) * chunk if tokens else 0
+    return kept + (3 if tokens > CHUNK else 2) * chunk - (chunk if 0 < tokens <= CHUNK and kept else 0)
+
+
+class _Speed(NamedTuple):
+    """Seconds of the parts of a step, off a trial on one piece. head: per token that reaches it, to learn, to look."""
+
+    outline: Outline
+    tried: Tried
+    moved: Moved
+    piece: Piece
+    head: tuple[float, float]
+
+    def layers(self, step: Step) -> float:
+        return self.tried.learn * self._times(step)
+
+    def look(self, step: Step) -> float:
+        """A pass without gradients."""
+        return self.tried.look * self._times(step) + self.head[1] * sum(piece.targets for piece in step.pieces)
+
+    def vocabulary(self, step: Step) -> float:
+        """What was not kept is made twice."""
+        kept = KEPT // (4 * self.outline.size.words * CHUNK) * CHUNK or CHUNK
+        again = sum(max(piece.targets - kept, 0) for piece in step.pieces)
+        return self.head[0] * sum(piece.targets for piece in step.pieces) + self.head[1] * again
+
+    def moving(self, step: Step) -> float:
+        """The optimizer, and the gradient of the table of words, which is as large as the table for each piece."""
+        table = 0 if self.outline.spec.lora_rank else self.outline.size.table
+        return self.moved.seconds * (self.outline.size.trained + table * len(step.pieces) / 2)
+
+    def _times(self, step: Step) -> float:
+        return sum(piece.cost for piece in step.pieces) / self.piece.cost
+
+
+def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, fresh: float) -> dict[str, float]:
+    """Seconds of a step by what they are for. fresh: the part of the steps whose groups the reference has not seen."""
+    needs = wanted(phase)
+    whole, alone = (getattr(phase.loss, name, False) for name in ("whole_step", "by_completion"))
+    twice = [step for step in cut if len(step.pieces) > 1 and (whole or (step.split and not alone))]
+    looks = sum(map(speed.look, twice)) / len(cut)
+    if LOGPROBS_OLD in needs and not (phase.generator and LOGPROBS_OLD in phase.generator.provides()):
+        looks += fmean(map(speed.look, cut))
+    shares = {
+        "layers": fmean(map(speed.layers, cut)),
+        "vocabulary": fmean(map(speed.vocabulary, cut)),
+        "optimizer": fmean(map(speed.moving, cut)),
+        "looks": looks,
+        # What the reference says of a group is kept: it is asked in the first pass over the data.
+        "reference": fresh * fmean(map(speed.look, cut)) if LOGPROBS_REF in needs else 0.0,
+        "Python": fmean(step.seconds + _LOSS_SECONDS * (1 + len(step.pieces)) for step in cut),
+    }
+    return {part: seconds for part, seconds in shares.items() if seconds}
+
+
+def _notes(outline: Outline, largest: Piece) -> list[str]:
+    """What the numbers stand on."""
+    where = torch.cuda.get_device_name() if outline.device.type == "cuda" else outline.device.type
+    how = f"{'bf16' if outline.bf16 else 'fp32'}, {'shared' if outline.shared else 'plain'} rows"
+    found = [
+        f"{where}, {how}, largest piece {largest.rows:,} tokens, {largest.targets:,} of them through the vocabulary"
+    ]
+    if outline.narrower > 1:
+        found.append(f"measured on layers {outline.narrower} times narrower: times are rough")
+    elif outline.device.type == "cpu" and os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1):
+        found.append(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times are those of now")
+    if outline.device.type != "cpu":
+        found.append("the arithmetic of a CPU: on a GPU it has not been compared with what is used")
+    return found

@@ -1,0 +1,284 @@
+"""`truing plan`: what a recipe will take, told before a model is there, and held against what is then taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from truing.plugins import discover
+from truing.recipe import Phase, load
+
+ROOT = Path(__file__).parents[2]
+ROWS = [{"prompt": f"{number} and {number}?", "chosen": str(2 * number), "rejected": "no"} for number in range(20)]
+SHAPE = {"width": 32, "layers": 3, "heads": 2}
+
+
+def table(name: str, use: str, **options: Any) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    return "\n".join([f"[{name}]", f'use = "{use}"' if use else "", *lines, ""])
+
+
+def phase(model: str, *, start: str = "", loss: str = "dpo", batch: int = 4, **options: Any) -> str:
+    source = {"path": "rows.jsonl", "chosen": "chosen", "rejected": "rejected"}
+    return "\n".join(
+        [
+            table(f"{start}source", "jsonl", **source),
+            table(f"{start}holdout", "jsonl", **source, limit=6),
+            table(f"{start}model", model, **options),
+            table(f"{start}optimizer", "adamw"),
+            table(f"{start}loss", loss),
+            table(f"{start}loop", "", batch=batch),
+        ]
+    )
+
+
+@pytest.fixture
+def written(here: Path) -> Any:
+    """Writes a recipe beside its data and gives its name."""
+    (here / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+
+    def write(*phases: str) -> str:
+        (here / "it.toml").write_text("\n".join(phases), encoding="utf-8")
+        return "it.toml"
+
+    return write
+
+
+@pytest.fixture
+def told(truing: Any, written: Any) -> Any:
+    """The estimates of the phases of a recipe."""
+
+    def tell(*phases: str) -> list[dict[str, Any]]:
+        said = truing("plan", written(*phases), "--json")
+        assert said.status == 0, said.err
+        return [one["estimate"] for one in said.json["phases"]]
+
+    return tell
+
+
+def built(here: Path, number: int = 0) -> tuple[Phase, Any]:
+    """A phase of the recipe that was written, and its model for real."""
+    from truing.bus import Bus
+    from truing.check import wanted
+    from truing.run import Run
+
+    found = load(here / "it.toml", discover()).phases[number]
+    assert found.model
+    run = Run("it", here / "run", 0, Bus()).at(found.name, wanted(found))
+    return found, found.model.build(run)
+
+
+def all_rows(found: Phase, model: Any) -> Any:
+    """All groups of the data as one step, encoded."""
+    assert found.source
+    source = found.source.build(model.run)
+
+    async def read() -> Any:
+        await source.open()
+        return [batch async for batch in source.batches(len(ROWS), 0)]
+
+    (batch,) = anyio.run(read)
+    return model.encode(batch).batch
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SHAPE,
+        {**SHAPE, "value_head": True},
+        {**SHAPE, "lora_rank": 4},
+        {**SHAPE, "lora_rank": 2, "lora_targets": ["q_proj"]},
+    ],
+    ids=["all weights", "value head", "lora", "lora on one"],
+)
+def test_parameters_and_what_the_optimizer_keeps_are_exact(told, here, options):
+    (estimate,) = told(phase("scratch-lm", **options))
+    found, model = built(here)
+    every = list(model.network.parameters())
+    learning = [value for value in every if value.requires_grad]
+    assert estimate["parameters"] == sum(value.numel() for value in every)
+    assert estimate["trained"] == sum(value.numel() for value in learning)
+    assert estimate["memory"]["weights"] == sum(value.nbytes for value in every)
+    model.attach(found.optimizer.build(model.run), 1)
+    for value in learning:
+        value.grad = value.detach().clone()
+    model.optimizer.step()
+    kept = sum(slot.nbytes for state in model.optimizer.state.values() for slot in state.values())
+    assert estimate["memory"]["optimizer"] == kept
+
+
+def test_a_copy_of_the_model_is_counted_only_where_it_answers_as_the_reference(told):
+    full, lora, sft = (
+        told(phase("scratch-lm", loss=loss, **SHAPE, **more))[0]["memory"].get("reference", 0)
+        for loss, more in (("dpo", {}), ("dpo", {"lora_rank": 4}), ("simpo", {}))
+    )
+    assert full > 0
+    assert lora == sft == 0
+
+
+def test_a_model_of_an_earlier_phase_has_the_shape_of_that_phase_and_options_of_its_own(told):
+    phases = [
+        phase("scratch-lm", start="phase.one.", loss="simpo", **SHAPE),
+        phase("causal-lm", start="phase.two.", path="@one", lora_rank=4),
+        phase("reward-model", start="phase.three.", path="@two", loss="bradley-terry"),
+    ]
+    one, two, three = told(*phases)
+    base = one["parameters"]
+    assert one["trained"] == base
+    assert two["parameters"] == base + two["trained"]
+    assert three["trained"] == three["parameters"] == base + SHAPE["width"]
+    assert "vocabulary" not in three["memory"]
+
+
+def test_tokens_are_those_of_the_data_and_the_parts_add_up(told, here):
+    from truing.fields import PROMPT_TOKENS, TOKENS
+
+    (estimate,) = told(phase("scratch-lm", batch=20, **SHAPE))
+    encoded = all_rows(*built(here))
+    assert estimate["tokens"] == len(encoded[PROMPT_TOKENS]) + len(encoded[TOKENS])
+    assert estimate["peak"] == sum(estimate["memory"].values())
+    shares = {part: value for part, value in estimate["seconds"].items() if part not in ("step", "phase")}
+    assert estimate["seconds"]["step"] == pytest.approx(sum(shares.values()))
+    assert estimate["seconds"]["phase"] > estimate["seconds"]["step"]
+
+
+def test_checkpointed_layers_keep_less_and_take_longer(told):
+    shape = {"width": 64, "layers": 8, "heads": 2}
+    whole, checkpointed = (
+        told(phase("scratch-lm", loss="simpo", batch=20, **shape, **more))[0]
+        for more in ({}, {"gradient_checkpointing": True})
+    )
+    assert checkpointed["memory"]["activations"] < whole["memory"]["activations"] / 3
+
+
+def test_what_is_kept_for_the_backward_pass_grows_with_layers_as_it_really_does(told, here):
+    """One and two layers stand for all of them."""
+    import torch
+    from torch.autograd.graph import saved_tensors_hooks
+
+    (estimate,) = told(phase("scratch-lm", loss="simpo", batch=20, width=32, layers=6, heads=2))
+    found, model = built(here)
+    own = {value.untyped_storage().data_ptr() for value in model.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    batch = all_rows(found, model)
+    model.network.train()
+    with saved_tensors_hooks(keep, lambda value: value):
+        outputs = model.network(batch)
+    assert outputs
+    real = sum(count for place, count in kept.items() if place not in own)
+    layer = real / 6
+    assert estimate["memory"]["activations"] == pytest.approx(real + layer, rel=0.1)
+
+
+def test_plan_says_where_memory_and_time_go(truing, written):
+    said = truing("plan", written(phase("scratch-lm", **SHAPE)))
+    assert said.status == 0, said.err
+    assert said.err == ""
+    first = [line.split("  ")[0] for line in said.out.splitlines()]
+    for expected in (
+        "parameters",
+        "peak memory",
+        "free memory",
+        "tokens per step",
+        "steps",
+        "time of a step",
+        "time in all",
+    ):
+        assert expected in first
+    assert "cpu, fp32, shared rows" in said.out
+
+
+def test_a_peak_that_does_not_fit_is_said(truing, written, monkeypatch):
+    from truing_model import planning
+
+    monkeypatch.setattr(planning, "_free", lambda device: 10_000_000)
+    said = truing("plan", written(phase("scratch-lm", **SHAPE)))
+    assert said.status == 0
+    assert "does not fit" in said.err
+    assert "10.0 MB are free here" in said.err
+    assert truing("plan", "it.toml", "--json").json["phases"][0]["fits"] is False
+
+
+def test_a_model_without_a_planner_says_nothing_of_itself(truing):
+    said = truing("plan", "toy.toml")
+    assert (said.status, said.out) == (0, 'model "toy" says nothing of itself; 4 steps\n')
+    assert truing("plan", "toy.toml", "--json").json["phases"][0]["estimate"] is None
+
+
+def test_a_wrong_recipe_and_wrong_data_are_told_as_ever(truing, written, here):
+    recipe = written(phase("scratch-lm", **SHAPE))
+    wrong = truing("plan", recipe, "--set", "model.widht=3")
+    assert (wrong.status, wrong.out) == (2, "")
+    assert 'did you mean "width"?' in wrong.err
+    assert truing("plan", "missing.toml").status == 2
+    none_left = truing("plan", recipe, "--set", "model.max_tokens=2")
+    assert none_left.status == 2
+    assert "max_tokens" in none_left.err
+    (here / "rows.jsonl").write_text("{}\n")
+    assert truing("plan", recipe).status == 2
+
+
+def test_nothing_is_written(truing, written, here):
+    recipe = written(phase("scratch-lm", **SHAPE))
+    before = sorted(here.rglob("*"))
+    assert truing("plan", recipe).status == 0
+    assert sorted(here.rglob("*")) == before
+
+
+def test_help_imports_nothing_heavy(here):
+    looking = "import sys\nfrom truing.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    asked = [
+        sys.executable,
+        "-c",
+        looking + "print([name for name in ('torch', 'transformers') if name in sys.modules])",
+    ]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_cache_of_keys_is_as_large_as_transformers_makes_it(here, written):
+    import torch
+    from transformers import DynamicCache
+
+    from truing_model.planning import kv_cache
+
+    written(phase("scratch-lm", **SHAPE))
+    model = built(here)[1].network.base
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(input_ids=torch.arange(7)[None], past_key_values=cache)
+    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert kv_cache(model.config, 7, torch.float32) == real
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "quickstart"])
+def test_a_tiny_run_takes_the_memory_that_was_planned(name, tmp_path):
+    """Peak memory of the process, imports among it, within a quarter."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRUING_CACHE": str(tmp_path)}
+    recipe = str(ROOT / "recipes" / "tiny" / f"{name}.toml")
+    command = [sys.executable, "-m", "truing"]
+    asked = subprocess.run(
+        [*command, "plan", recipe, "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    planned = max(phase["estimate"]["peak"] for phase in json.loads(asked.stdout)["phases"])
+    process = subprocess.Popen(
+        [*command, "run", recipe, "--quiet"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert planned == pytest.approx(used.ru_maxrss * unit, rel=0.25)
