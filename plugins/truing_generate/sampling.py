@@ -97,8 +97,8 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
     before = _at(ends, run) - inside.sum(1)
     found = run * _RUN + _passed(inside.cumsum(1), target - before)
     # Rounding can point behind the last choice that has a chance, or at one that has none.
-    missed = _at(chances, found.clamp(max=count - 1)) == 0
-    return torch.where(missed | (found >= count), chances.argmax(1), found)
+    missed = (found >= count) | (_at(chances, found.clamp(max=count - 1)) == 0)
+    return torch.where(missed, chances.argmax(1), found) if bool(missed.any()) else found
 
 
 def _passed(sums: Tensor, target: Tensor) -> Tensor:

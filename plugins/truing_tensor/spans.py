@@ -19,7 +19,7 @@ from torch import Tensor
 
 from truing_tensor.fused import exact_type
 
-QUERIES = 256
+QUERIES = 128
 """most queries of one block: shorter blocks see fewer keys in vain, longer ones are fewer calls"""
 _KEPT = 2**21
 """largest number of attention weights of a block that is kept for the backward pass; more are made again"""
