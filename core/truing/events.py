@@ -94,6 +94,18 @@ class Notice(Event, frozen=True, kw_only=True):
     phase: str = ""
 
 
+class Alarm(Event, frozen=True, kw_only=True):
+    """The numbers of a phase look wrong, and training goes on. name: what is wrong, `displacement` for example."""
+
+    phase: str
+    step: int
+    name: str
+    text: str
+    """what was seen, and what helps"""
+    values: dict[str, float]
+    """the numbers it was seen in"""
+
+
 class PhaseEnded(Event, frozen=True, kw_only=True):
     phase: str
     status: str

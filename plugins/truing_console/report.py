@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from truing.events import (
+    Alarm,
     CheckpointSaved,
     DataOpened,
     Evaluated,
@@ -76,6 +77,8 @@ class Report:
                 yield self._of(event.phase, f"checkpoint {event.path}")
             case ModelSaved():
                 yield self._of(event.phase, f"model {event.path}", "good")
+            case Alarm():
+                yield self._of(event.phase, f"step {event.step}, alarm {event.name}: {event.text}", "bad")
             case Notice():
                 yield self._of(event.phase, f"note: {event.text}", "bad")
             case PhaseEnded():

@@ -30,6 +30,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from truing.events import (
+    Alarm,
     DataOpened,
     Evaluated,
     Event,
@@ -146,6 +147,8 @@ class Shipper:
                     self._plot(event, event.metrics, "holdout/")
             case GroupDropped():
                 self._place.dropped[event.phase] = self._place.dropped.get(event.phase, 0) + 1
+            case Alarm():
+                self._alarm(event)
             case ModelSaved():
                 if self._options.log_model != "none":
                     self._model(event)
@@ -168,7 +171,7 @@ class Shipper:
             **resolve_tags(
                 {"mlflow.source.name": f"truing run {event.name}", "mlflow.source.git.commit": event.commit}
             ),
-            "mlflow.note.content": words.redact(words.note(event, single=event.phases == [""])),
+            "mlflow.note.content": self._note(event),
             "truing.folder": event.folder,
             "truing.digest": event.digest,
             **{f"truing.version.{package}": version for package, version in event.versions.items()},
@@ -181,6 +184,17 @@ class Shipper:
         for file in ("recipe.toml", "resolved.toml"):
             text = (self._run.folder / file).read_text(encoding="utf-8")
             self._client.log_text(self.run_id, words.redact(text), file)
+
+    def _note(self, started: RunStarted) -> str:
+        """The description of the run; what it was started as, and every alarm that the journal has."""
+        alarms = [event for _, event in self._journal.events() if isinstance(event, Alarm)]
+        return words.redact(words.note(started, single=started.phases == [""], alarms=alarms))
+
+    def _alarm(self, event: Alarm) -> None:
+        told = words.cut(f"step {event.step}: {event.text}", words.TAG_LENGTH)
+        self._client.set_tag(self._phase_run(event.phase, event.time), words.name(f"truing.alarm.{event.name}"), told)
+        *_, started = (known for _, known in self._journal.events() if isinstance(known, RunStarted))
+        self._client.set_tag(self.run_id, "mlflow.note.content", words.cut(self._note(started), words.TAG_LENGTH))
 
     def _phase_started(self, event: PhaseStarted) -> None:
         run = self._phase_run(event.phase, event.time)

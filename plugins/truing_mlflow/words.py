@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from truing.events import RunStarted
+from truing.events import Alarm, RunStarted
 
 NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
 HIDDEN = "(hidden)"
@@ -47,8 +47,13 @@ def params(options: Mapping[str, Any]) -> dict[str, str]:
     return {name(key): cut(_value(key, value), PARAM_LENGTH) for key, value in options.items()}
 
 
-def note(started: RunStarted, single: bool) -> str:
-    """The description of a run in markdown: what it is, where it is kept, how to go on with it."""
+def note(started: RunStarted, single: bool, alarms: Sequence[Alarm] = ()) -> str:
+    """The description of a run in markdown: what it is, its alarms, where it is kept, how to go on with it."""
+    raised = "".join(
+        f"- **{alarm.name}**{f' in {alarm.phase}' if alarm.phase else ''}, step {alarm.step}: {alarm.text}\n"
+        for alarm in alarms
+    )
+    warned = f"Alarms:\n\n{raised}\n" if raised else ""
     phases = (
         ""
         if single
@@ -56,7 +61,7 @@ def note(started: RunStarted, single: bool) -> str:
     )
     commit = f" at commit `{started.commit[:12]}`" if started.commit else ""
     return (
-        f"**{started.name}**, recipe `{started.digest}`{commit}.{phases}\n\n"
+        f"**{started.name}**, recipe `{started.digest}`{commit}.{phases}\n\n{warned}"
         f"Everything of it is kept in `{started.folder}`: the recipe, every event, checkpoints and models.\n\n"
         f"- go on with it: `truing resume {started.folder}`\n"
         f"- send what is missing here: `truing track {started.folder}`\n\n"

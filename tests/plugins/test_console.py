@@ -117,6 +117,12 @@ def test_a_recipe_of_one_phase_goes_by_its_own_name(tmp_path: Path) -> None:
     assert err.splitlines() == ["tiny: 1 step", "tiny: step 1/1  loss nan  0:00 left", "tiny: finished"]
 
 
+def test_an_alarm_is_a_line(tmp_path: Path) -> None:
+    raised = moment(0, events.Alarm, phase="dpo", step=12, name="collapse", text="both fell", values={"a": 1.0})
+    _, err = shown(tmp_path, [raised], io.StringIO())
+    assert err.splitlines() == ["dpo: step 12, alarm collapse: both fell"]
+
+
 def test_json_lines_decode_to_the_events(tmp_path: Path) -> None:
     out, err = shown(tmp_path, a_run(), Terminal(), mode="json")
     assert [events.decode(line.encode()) for line in out.splitlines()] == a_run()

@@ -248,6 +248,29 @@ def test_a_model_can_be_copied_or_left_out(scene: Scene, tmp_path: Path) -> None
     assert other.ledger()["ids"]["models"] == {}
 
 
+def alarm(step: int, phase: str = "dpo", name: str = "collapse") -> events.Alarm:
+    return events.Alarm(phase=phase, step=step, name=name, text=f"both [fell] by {step}", values={})
+
+
+def test_an_alarm_is_a_tag_of_its_phase_and_a_line_of_the_runs_description(scene: Scene) -> None:
+    scene.live([started(), *phase("dpo", [step(1, "dpo"), alarm(3), alarm(5), alarm(6, name="length-bias")])])
+    client, ids = scene.client(), scene.ledger()["ids"]
+    tags = client.get_run(ids["phases"]["dpo"]).data.tags
+    assert tags["truing.alarm.collapse"] == "step 5: both [fell] by 5"
+    assert tags["truing.alarm.length-bias"] == "step 6: both [fell] by 6"
+    note = client.get_run(ids["run"]).data.tags["mlflow.note.content"]
+    assert "- **collapse** in dpo, step 3: both [fell] by 3\n" in note
+    assert note.index("step 3") < note.index("step 5") < note.index("step 6") < note.index("truing resume")
+
+
+def test_alarms_stay_in_the_description_after_a_resume(scene: Scene) -> None:
+    scene.live([started(("",)), *phase("", [step(1, ""), alarm(1, "")]), ended("interrupted")])
+    scene.live([started(("",), resumed=True), *phase("", [step(2, "")], start=1), ended()], resumed=True)
+    tags = scene.client().get_run(scene.ledger()["ids"]["run"]).data.tags
+    assert "- **collapse**, step 1: both [fell] by 1\n" in tags["mlflow.note.content"]
+    assert tags["truing.alarm.collapse"] == "step 1: both [fell] by 1"
+
+
 def test_a_recipe_of_one_phase_is_one_run(scene: Scene) -> None:
     scene.live([started(("",)), *phase("", [step(1, "")]), events.PhaseEnded(phase="", status="finished"), ended()])
     ids = scene.ledger()["ids"]

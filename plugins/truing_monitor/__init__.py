@@ -1,0 +1,1 @@
+"""Alarms for numbers that look wrong while a run goes on: the observer `preference-monitor`."""
