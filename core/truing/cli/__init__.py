@@ -3,6 +3,7 @@
     app.py        the commands, by name, and what becomes of errors
     options.py    options that several commands take
     running.py    run, resume, track
+    reporting.py  report; summary.py is what it finds in the events
     checking.py   check
     planning.py   plan
     catalogue.py  list, show, plugins, version

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli import catalogue, checking, init, output, planning, running, schema
+from truing.cli import catalogue, checking, init, output, planning, reporting, running, schema
 from truing.errors import RunFailed, UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command, name in (
     (running.run, "run"),
     (running.resume, "resume"),
     (running.track, "track"),
+    (reporting.report, "report"),
     (checking.check, "check"),
     (planning.plan, "plan"),
     (init.init, "init"),
