@@ -10,17 +10,22 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
 import msgspec
+from anyio.lowlevel import EventLoopToken
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.events import Event
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
+
+LOOP: ContextVar[EventLoopToken | None] = ContextVar("LOOP", default=None)
+"""The event loop on whose behalf a thread of our own works; anyio knows that of its threads by itself."""
 
 
 class Bus:
@@ -39,7 +44,7 @@ class Bus:
     def publish(self, event: Event) -> None:
         """Stamp an event and hand it to all who asked for its kind. Never waits; worker threads may call it."""
         if threading.get_ident() != self._owner:
-            anyio.from_thread.run_sync(self.publish, event)
+            anyio.from_thread.run_sync(self.publish, event, token=LOOP.get())
             return
         stamped = msgspec.structs.replace(event, number=self._number, time=time.time())
         self._number += 1

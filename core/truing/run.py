@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-from truing.bus import Bus
+from truing.bus import LOOP, Bus
 from truing.errors import first_cause
 from truing.fields import Fields
 
@@ -41,6 +44,24 @@ class Stopped(Exception):
     """Raised inside a stage that saw the request to stop and let its half-done work go."""
 
 
+class DeviceThread:
+    """The one thread in which all mathematics of a run is done, one piece after another.
+
+    One and the same, because every thread that multiplies brings helper threads of its own, and they stop waiting for
+    work as soon as all of them together are more than the cores: on a CPU each small operation then has to wake them.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "device")
+
+    async def run(self, work: Callable[..., T], *args: object, leave: bool = False) -> T:
+        """Wait for work that is done there. leave: when cancelled, leave it behind instead of waiting for its end."""
+        context = copy_context()
+        context.run(LOOP.set, anyio.lowlevel.current_token())
+        waiting = self._pool.submit(context.run, work, *args)
+        return await anyio.to_thread.run_sync(waiting.result, abandon_on_cancel=leave)
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of one recipe, as a component sees it.
@@ -58,7 +79,7 @@ class Run:
     wanted: Fields = frozenset()
     resumed: bool = False
     stop: Stop = field(default_factory=Stop)
-    device: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    device: DeviceThread = field(default_factory=lambda: DeviceThread())
 
     def at(self, phase: str, wanted: Fields) -> Run:
         """This run, seen from inside a phase."""
@@ -97,9 +118,9 @@ class Run:
         return done[0] if done else None
 
     async def unless_stopped(self, work: Callable[..., T], *args: object) -> T | None:
-        """Run slow building in a thread that is left behind as soon as the run is asked to stop."""
-        return await self.or_stopped(partial(anyio.to_thread.run_sync, work, *args, abandon_on_cancel=True))
+        """Slow building beside the event loop, left behind as soon as the run is asked to stop."""
+        return await self.or_stopped(partial(self.device.run, work, *args, leave=True))
 
     async def on_device(self, work: Callable[..., T], *args: object) -> T:
-        """Run mathematics in a thread, one piece at a time per device, while the event loop stays free."""
-        return await anyio.to_thread.run_sync(work, *args, limiter=self.device)
+        """Run mathematics beside the event loop, one piece at a time, all of it in the same thread."""
+        return await self.device.run(work, *args)

@@ -29,6 +29,7 @@ from truing.fields import (
     Fields,
 )
 from truing.run import Run
+from truing_tensor.segments import owners
 
 Finish = Literal["end", "stop", "length"]
 _ROUNDING = 1e-3
@@ -87,12 +88,11 @@ def completed(batch: Batch, groups: Sequence[Sequence[Completion]], provides: Fi
     What it had along completions, tokens, pairs or steps belonged to others and is left out.
     """
     flat = [completion for group in groups for completion in group]
-    lengths = torch.tensor([len(completion.tokens) for completion in flat], dtype=torch.int64)
     values: dict[Field[Any], Any] = {
         GROUP: torch.tensor([at for at, group in enumerate(groups) for _ in group], dtype=torch.int64),
         COMPLETIONS: [completion.text for completion in flat],
         TOKENS: torch.tensor([token for completion in flat for token in completion.tokens], dtype=torch.int64),
-        SEQ: torch.repeat_interleave(torch.arange(len(flat)), lengths),
+        SEQ: owners([len(completion.tokens) for completion in flat]),
         FINISH: [completion.finish for completion in flat],
         VERSION: torch.tensor([completion.version for completion in flat], dtype=torch.int64),
     }

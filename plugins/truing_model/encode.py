@@ -29,6 +29,7 @@ from truing.fields import (
 )
 from truing.stage import Encoded
 from truing_tensor.groups import take
+from truing_tensor.segments import owners
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,4 @@ def with_tokens(batch: Batch, prompts: list[list[int]], tokens: list[list[int]])
 def _flat(parts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """All tokens end to end, and which part each came from."""
     flat = torch.tensor([token for part in parts for token in part], dtype=torch.int64)
-    owner = torch.repeat_interleave(
-        torch.arange(len(parts)), torch.tensor([len(part) for part in parts], dtype=torch.int64)
-    )
-    return flat, owner
+    return flat, owners([len(part) for part in parts])

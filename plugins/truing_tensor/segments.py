@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+
+
+def owners(sizes: Sequence[int]) -> Tensor:
+    """To which segment each entry belongs [entry], for segments of these sizes laid end to end.
+
+    Counted without `repeat_interleave`, which starts helper threads however little there is to do: a second thread of
+    a run that has some slows every small operation of the first (`truing.run.DeviceThread`).
+    """
+    return torch.tensor([at for at, size in enumerate(sizes) for _ in range(size)], dtype=torch.int64)
 
 
 def segment_sum(values: Tensor, segment: Tensor, count: int) -> Tensor:

@@ -73,7 +73,13 @@ def main() -> None:
 
 async def learned(given: argparse.Namespace) -> dict[str, float]:
     """Steps on data that exists."""
-    model, loss, needs = built(given)
+    run = runs(given)
+    # All of it in the thread of the device, as in a run.
+    return await run.on_device(learned_there, given, run)
+
+
+def learned_there(given: argparse.Namespace, run: Run) -> dict[str, float]:
+    model, loss, needs = built(given, run)
     groups = list(read(given.folder / "data", given.task))
     tokens, seconds = 0, 0.0
     for step in range(given.warmup + given.steps):
@@ -91,8 +97,8 @@ async def learned(given: argparse.Namespace) -> dict[str, float]:
 
 async def generated(given: argparse.Namespace) -> dict[str, float]:
     """Steps on what the model writes: generate, score, estimate, learn."""
-    model, loss, _ = built(given)
-    run = runs(given, fields())
+    run = runs(given)
+    model, loss, _ = await run.on_device(built, given, run)
     engine = Engine(samples=SAMPLES, max_new_tokens=NEW_TOKENS, dtype="fp32", device="cpu").build(run)
     advantage = GroupRelative().build(run)
     reward: Callable[[str], float] = scoring(given.folder)
@@ -107,7 +113,7 @@ async def generated(given: argparse.Namespace) -> dict[str, float]:
         written = time.perf_counter()
         if given.task == "grpo":
             scores = torch.tensor([reward(str(text)) for text in batch[COMPLETIONS]])
-            model.learn(advantage.estimate(batch.put(SCORES, scores)), loss)
+            await run.on_device(model.learn, advantage.estimate(batch.put(SCORES, scores)), loss)
         if step >= given.warmup:
             parts["generate"] += written - began
             parts["train"] += time.perf_counter() - written
@@ -117,15 +123,14 @@ async def generated(given: argparse.Namespace) -> dict[str, float]:
     return {"tokens_per_s": tokens / sum(parts.values()), "new_tokens_per_s": new / parts["generate"], **steps}
 
 
-def runs(given: argparse.Namespace, wanted: Fields) -> Run:
-    return Run("bench", given.folder / "truing", 0, Bus(), wanted=wanted)
+def runs(given: argparse.Namespace) -> Run:
+    return Run("bench", given.folder / "truing", 0, Bus(), wanted=LOSSES[given.task].requires())
 
 
-def built(given: argparse.Namespace) -> tuple[Any, Any, Fields]:
+def built(given: argparse.Namespace, run: Run) -> tuple[Any, Any, Fields]:
     """The model that learns, its loss, and what the model must add to a batch for it."""
     spec = LOSSES[given.task]
     needs = spec.requires() & fields(LOGPROBS_REF)
-    run = runs(given, spec.requires())
     kind = RewardModel if given.task == "reward" else CausalLm
     model = kind(path=str(given.folder / "small_model"), dtype="fp32", device="cpu", max_tokens=2048).build(run)
     model.attach(AdamW(lr=1e-6).build(run), given.steps + given.warmup)
