@@ -27,9 +27,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from truing.check import wanted
 from truing.errors import Problem, UserError
-from truing.fields import IDS, LOGPROBS_OLD, LOGPROBS_REF, PROMPT_TOKENS, TOKENS, Batch
+from truing.fields import COMPLETIONS, GROUP, IDS, LOGPROBS_OLD, LOGPROBS_REF, PROMPT_TOKENS, SEQ, TOKENS, Batch
 from truing.recipe import Phase
-from truing.stage import Estimate, ModelSpec
+from truing.stage import Estimate, GeneratorSpec, ModelSpec
 from truing_model import plugin
 from truing_model.encode import Encoder
 from truing_model.head import CHUNK, KEPT
@@ -41,6 +41,9 @@ from truing_model.trial import Moved, Outline, Tried, layers_alone
 _LOSS_SECONDS = 1e-3
 """what a loss takes for each piece, and the bookkeeping of a step besides"""
 
+_LOOSE = 0.75
+"""what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
+on runs of SmolLM2 with all weights and through LoRA, after some steps"""
 _BUSY = 0.75
 """a load for each core from which measured times say little"""
 
@@ -63,26 +66,34 @@ def plan(
     outline = Outline(spec, source, config, wanted(phase), _device(spec))
     # Before anything is tried: what has been imported by now is what a run imports.
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
-    encoder = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
-    cut = [step for batch in batches if (step := _cut(outline, encoder(batch).batch))]
-    if not cut:
-        what = f"no group of the first {len(batches)} steps is left: each has more tokens than max_tokens"
-        raise UserError(Problem("max_tokens", what, f"max_tokens is {spec.max_tokens}"))
+    cut = _steps(outline, tokenizer, batches, phase.generator)
     largest = max((piece for step in cut for piece in step.pieces), key=lambda piece: piece.rows)
     tried, moved = outline.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
-    memory = {"libraries": libraries, **_memory(outline, tried, moved, largest)}
+    reference = _reference(outline, earlier)
+    memory = {
+        "libraries": libraries,
+        **_memory(outline, reference, tried, moved, largest),
+        **_sampling(outline, phase, cut),
+    }
+    # In a step of one piece, gradients come as activations go.
+    apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
     speed = _Speed(outline, tried, moved, largest, outline.head(largest.targets))
-    shares = _shares(speed, cut, phase, min(steps, per_epoch) / steps)
+    # What the reference says of a group is kept, so it is asked in the first pass; of what is sampled it is not.
+    asked = 1.0 if phase.generator else min(steps, per_epoch) / steps
+    asked *= reference.size.costs.token / outline.size.costs.token if reference else 1.0
+    shares = _shares(speed, cut, phase, asked)
+    # Of a holdout that is sampled, nothing is told.
+    looks = 0 if phase.generator else looks
     looked = looks / fmean(len(step.batch[IDS]) for step in cut) * fmean(map(speed.look, cut))
     return Estimate(
         parameters=outline.size.parameters,
         trained=outline.size.trained,
         memory={part: count for part, count in memory.items() if count},
-        peak=sum(memory.values()),
+        peak=sum(memory.values()) - apart,
         free=_free(outline.device),
         tokens=fmean(len(step.batch[PROMPT_TOKENS]) + len(step.batch[TOKENS]) for step in cut),
         seconds={"step": sum(shares.values()), **shares, "phase": steps * sum(shares.values()) + looked},
-        notes=_notes(outline, largest),
+        notes=_notes(outline, largest, phase),
     )
 
 
@@ -174,6 +185,20 @@ def _free(device: torch.device) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _steps(
+    outline: Outline, tokenizer: Any, batches: Sequence[Batch], generator: GeneratorSpec | None
+) -> Sequence[Step]:
+    """The steps of a sample, encoded and cut. Raises UserError if nothing of them is left."""
+    spec = outline.spec
+    encoder = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
+    encoded = [sampled(batch, encoder, generator) if generator else encoder(batch).batch for batch in batches]
+    cut = [step for batch in encoded if (step := _cut(outline, batch))]
+    if not cut:
+        what = f"no group of the first {len(batches)} steps is left: each has more tokens than max_tokens"
+        raise UserError(Problem("max_tokens", what, f"max_tokens is {spec.max_tokens}"))
+    return cut
+
+
 def _cut(outline: Outline, batch: Batch) -> Step | None:
     """A step as learning would cut it; None if none of its groups is left."""
     if not batch[IDS]:
@@ -193,18 +218,57 @@ def _cut(outline: Outline, batch: Batch) -> Step | None:
     return Step(batch, pieces, found.cut, seconds)
 
 
-def _memory(outline: Outline, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
+def _memory(outline: Outline, reference: Outline | None, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
     """Bytes by what they are for, while the largest piece is learned from."""
     size = outline.size
     return {
         "weights": size.weights,
-        "reference": 4 * size.base if outline.copied else 0,
+        "reference": 4 * reference.size.base if reference else 0,
         "optimizer": moved.bytes(size.trained, size.tensors),
         # The table of words gets one gradient as input and one as output, and they meet at the end.
         "gradients": size.gradients + (0 if outline.spec.lora_rank else 4 * size.table),
         "activations": int(tried.kept + tried.layer),
+        "unused heap": int(_LOOSE * (tried.kept + tried.layer)) if outline.device.type == "cpu" else 0,
         "vocabulary": vocabulary_bytes(piece.targets, size.words),
     }
+
+
+def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | None:
+    """The model beside the one that learns that answers as the reference, if there is one. Raises UserError."""
+    named = getattr(outline.spec, "reference", "")
+    if LOGPROBS_REF not in outline.wanted or (outline.spec.lora_rank and not named):
+        return None
+    source = beginning(plugin.CausalLm(path=named), earlier) if named else None
+    if source is None:
+        return outline
+    return Outline(plugin.CausalLm(path=named), source, _opened(source)[1], outline.wanted, outline.device)
+
+
+def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step]) -> dict[str, int]:
+    """What a generator takes that samples in this process: a copy of the model, and the keys of what it writes."""
+    seats = getattr(phase.generator, "seats", None)
+    if seats is None:
+        return {}
+    dtype = torch.bfloat16 if outline.bf16 else torch.float32
+    seats = seats or (64 if outline.device.type == "cpu" else 256)
+    written = min(seats, max(len(step.batch[GROUP]) for step in cut)) * getattr(phase.generator, "max_new_tokens", 0)
+    prompts = max(len(step.batch[PROMPT_TOKENS]) for step in cut)
+    cache = kv_cache(outline.config, written + prompts, dtype)
+    return {"generator": dtype.itemsize * outline.size.base, "KV cache": cache}
+
+
+def sampled(batch: Batch, encoder: Encoder, generator: GeneratorSpec) -> Batch:
+    """What a generator could make of the prompts of a batch: every completion as long as it may be."""
+    count, most = getattr(generator, "samples", 1), getattr(generator, "max_new_tokens", 1)
+    prompts = {key: value for key, value in batch.items() if key.dims in ("", "group")}
+    groups = torch.arange(len(batch[IDS])).repeat_interleave(count)
+    encoded = encoder(Batch({**prompts, GROUP: groups, COMPLETIONS: [""] * len(groups)})).batch
+    completions = torch.arange(len(encoded[GROUP]))
+    longest = {
+        TOKENS: torch.zeros(most * len(completions), dtype=torch.int64),
+        SEQ: completions.repeat_interleave(most),
+    }
+    return encoded.put_all(longest)
 
 
 def vocabulary_bytes(tokens: int, words: int) -> int:
@@ -245,8 +309,8 @@ class _Speed(NamedTuple):
         return sum(piece.cost for piece in step.pieces) / self.piece.cost
 
 
-def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, fresh: float) -> dict[str, float]:
-    """Seconds of a step by what they are for. fresh: the part of the steps whose groups the reference has not seen."""
+def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, asked: float) -> dict[str, float]:
+    """Seconds of a step by what they are for. asked: how many passes of this model a step's reference is worth."""
     needs = wanted(phase)
     whole, alone = (getattr(phase.loss, name, False) for name in ("whole_step", "by_completion"))
     twice = [step for step in cut if len(step.pieces) > 1 and (whole or (step.split and not alone))]
@@ -258,20 +322,21 @@ def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, fresh: float) -> d
         "vocabulary": fmean(map(speed.vocabulary, cut)),
         "optimizer": fmean(map(speed.moving, cut)),
         "looks": looks,
-        # What the reference says of a group is kept: it is asked in the first pass over the data.
-        "reference": fresh * fmean(map(speed.look, cut)) if LOGPROBS_REF in needs else 0.0,
+        "reference": asked * fmean(map(speed.look, cut)) if LOGPROBS_REF in needs else 0.0,
         "Python": fmean(step.seconds + _LOSS_SECONDS * (1 + len(step.pieces)) for step in cut),
     }
     return {part: seconds for part, seconds in shares.items() if seconds}
 
 
-def _notes(outline: Outline, largest: Piece) -> list[str]:
+def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
     """What the numbers stand on."""
     where = torch.cuda.get_device_name() if outline.device.type == "cuda" else outline.device.type
     how = f"{'bf16' if outline.bf16 else 'fp32'}, {'shared' if outline.shared else 'plain'} rows"
     found = [
         f"{where}, {how}, largest piece {largest.rows:,} tokens, {largest.targets:,} of them through the vocabulary"
     ]
+    if phase.generator:
+        found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
     if outline.narrower > 1:
         found.append(f"measured on layers {outline.narrower} times narrower: times are rough")
     elif outline.device.type == "cpu" and os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1):

@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
 from truing.bus import Bus
-from truing.fields import ENTROPY, LOGPROBS, LOGPROBS_REF, PROMPT_TOKENS, SCORES, TOKENS, VALUES, Batch, Fields, fields
+from truing.fields import ENTROPY, LOGPROBS, PROMPT_TOKENS, SCORES, TOKENS, VALUES, Batch, Fields, fields
 from truing.run import Run
 from truing.stage import Optimizer, OptimizerSpec
 from truing_model import plugin
@@ -105,11 +105,6 @@ class Outline:
         return isinstance(self.spec, plugin.RewardModel)
 
     @property
-    def copied(self) -> bool:
-        """Whether a second copy of the model answers as the reference."""
-        return LOGPROBS_REF in self.wanted and not self.spec.lora_rank
-
-    @property
     def budget(self) -> int:
         return self.spec.micro_tokens or tokens_at_once(self.device.type)
 
@@ -157,18 +152,23 @@ class Outline:
     def tried(self, piece: Batch, rows: int) -> Tried:
         """Learn from a piece with one layer and with two. Layers of a checkpointed model keep what comes in alone."""
         small = piece.put_all({key: piece[key] % _WORDS for key in (PROMPT_TOKENS, TOKENS)})
-        one, two = ([*self._kept_and_seconds(network, small)] for network in self.networks)
+        kept, passes = zip(*(self._pass(network, small) for network in self.networks), strict=True)
+        learning = self._seconds(*(partial(_learn, total) for total in passes))
+        for network in self.networks:
+            network.eval()
+        looking = self._seconds(*(torch.no_grad()(total) for total in passes))
+        one, two = zip(kept, learning, looking, strict=True)
         ratio = self.size.costs.token / self.size.layers / costs_of(self.networks[0].base).token
         scales = (self.narrower, ratio, ratio)
         first, more = (
             [value * by for value, by in zip(found, scales, strict=True)]
             for found in (one, [max(b - a, 0.0) for a, b in zip(one, two, strict=True)])
         )
-        kept, learn, look = (a + (self.size.layers - 1) * b for a, b in zip(first, more, strict=True))
+        bytes_kept, learn, look = (a + (self.size.layers - 1) * b for a, b in zip(first, more, strict=True))
         if self.spec.gradient_checkpointing:
             between = rows * self.config.get_text_config().hidden_size * (2 if self.bf16 and self.spec.lora_rank else 4)
             return Tried(learn + look, look, self.size.layers * between + more[0], more[0])
-        return Tried(learn, look, kept, more[0])
+        return Tried(learn, look, bytes_kept, more[0])
 
     def moved(self, spec: OptimizerSpec) -> Moved:
         """Let the optimizer move what was tried; its gradients are there."""
@@ -182,7 +182,7 @@ class Outline:
             torch.nn.utils.clip_grad_norm_(weights.values(), made.clip or float("inf"))
             optimizer.step()
 
-        seconds = self._seconds(move)
+        (seconds,) = self._seconds(move)
         slots = [value for state in optimizer.state.values() for value in state.values() if hasattr(value, "numel")]
         count = sum(weight.numel() for weight in weights.values())
         scalars = sum(value.numel() == 1 for value in slots) / len(weights)
@@ -204,7 +204,7 @@ class Outline:
             asked = ENTROPY in self.wanted
             return token_logprobs(hidden, weight, targets, compute, with_entropy=asked)[0].sum()
 
-        seconds = self._seconds(lambda: look().backward()), self._seconds(torch.no_grad()(look))
+        seconds = self._seconds(partial(_learn, look), torch.no_grad()(look))
         learn, look_only = (found * self.size.words / words / rows for found in seconds)
         return learn, look_only
 
@@ -237,7 +237,8 @@ class Outline:
         model, heads = self._whole(base)
         return Network(model, decoder, dict(heads.items()), gives, self.bf16).to(self.device)
 
-    def _kept_and_seconds(self, network: Network, piece: Batch) -> tuple[float, float, float]:
+    def _pass(self, network: Network, piece: Batch) -> tuple[float, Callable[[], torch.Tensor]]:
+        """The bytes that a piece's forward pass keeps for the backward pass, and the pass itself."""
         own = {value.untyped_storage().data_ptr() for value in network.parameters()}
         kept: dict[int, int] = {}
 
@@ -252,25 +253,29 @@ class Outline:
 
         network.train()
         with saved_tensors_hooks(keep, lambda value: value):
-            total().backward()
-        learn = self._seconds(lambda: total().backward())
-        network.eval()
-        return sum(kept.values()), learn, self._seconds(torch.no_grad()(total))
+            _learn(total)
+        return sum(kept.values()), total
 
-    def _seconds(self, work: Callable[[], object]) -> float:
-        """The fastest of a few, and of many where it is quick: noise only ever adds time."""
-        found: list[float] = []
-        while len(found) < 3 or (sum(found) < _PATIENCE and len(found) < 30):
-            self._wait()
-            began = time.perf_counter()
-            work()
-            self._wait()
-            found.append(time.perf_counter() - began)
-        return min(found)
+    def _seconds(self, *works: Callable[[], object]) -> list[float]:
+        """The fastest of a few of each, and of many where they are quick: noise only ever adds time. They take turns,
+        so that what disturbs the one disturbs the other."""
+        found: list[list[float]] = [[] for _ in works]
+        while len(found[0]) < 3 or (sum(map(sum, found)) < _PATIENCE and len(found[0]) < 30):
+            for work, times in zip(works, found, strict=True):
+                self._wait()
+                began = time.perf_counter()
+                work()
+                self._wait()
+                times.append(time.perf_counter() - began)
+        return [min(times) for times in found]
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _learn(total: Callable[[], torch.Tensor]) -> None:
+    total().backward()
 
 
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")

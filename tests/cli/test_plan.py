@@ -143,7 +143,8 @@ def test_tokens_are_those_of_the_data_and_the_parts_add_up(told, here):
     (estimate,) = told(phase("scratch-lm", batch=20, **SHAPE))
     encoded = all_rows(*built(here))
     assert estimate["tokens"] == len(encoded[PROMPT_TOKENS]) + len(encoded[TOKENS])
-    assert estimate["peak"] == sum(estimate["memory"].values())
+    parts = estimate["memory"]
+    assert estimate["peak"] == sum(parts.values()) - min(parts["gradients"], parts["activations"])
     shares = {part: value for part, value in estimate["seconds"].items() if part not in ("step", "phase")}
     assert estimate["seconds"]["step"] == pytest.approx(sum(shares.values()))
     assert estimate["seconds"]["phase"] > estimate["seconds"]["step"]
@@ -181,6 +182,41 @@ def test_what_is_kept_for_the_backward_pass_grows_with_layers_as_it_really_does(
     real = sum(count for place, count in kept.items() if place not in own)
     layer = real / 6
     assert estimate["memory"]["activations"] == pytest.approx(real + layer, rel=0.1)
+
+
+def test_a_model_that_is_tried_narrower_keeps_about_the_same(told, monkeypatch):
+    from truing_model import trial
+
+    shape = phase("scratch-lm", loss="simpo", batch=20, width=256, layers=3, heads=4)
+    (whole,) = told(shape)
+    monkeypatch.setattr(trial, "_WORK", 1.0)
+    (narrower,) = told(shape)
+    assert any("4 times narrower" in note for note in narrower["notes"])
+    assert narrower["memory"]["activations"] == pytest.approx(whole["memory"]["activations"], rel=0.1)
+    assert narrower["parameters"] == whole["parameters"]
+
+
+def test_a_phase_that_samples_counts_its_generator_and_completions_as_long_as_they_may_be(truing, monkeypatch):
+    said = truing("plan", str(ROOT / "recipes" / "tiny" / "grpo.toml"), "--json")
+    assert said.status == 0, said.err
+    learned, sampled = (one["estimate"] for one in said.json["phases"])
+    assert "generator" not in learned["memory"]
+    assert sampled["memory"]["generator"] == sampled["memory"]["weights"]
+    assert sampled["memory"]["KV cache"] > 0
+    rl = load(ROOT / "recipes" / "tiny" / "grpo.toml", discover()).phases[1]
+    generator: Any = rl.generator
+    assert sampled["tokens"] > rl.loop.batch * generator.samples * generator.max_new_tokens
+
+
+def test_a_named_reference_is_counted_by_its_own_shape(told):
+    small, large = ({"width": 32, "layers": layers, "heads": 2} for layers in (1, 5))
+    one, two, three = told(
+        phase("scratch-lm", start="phase.one.", loss="simpo", **large),
+        phase("scratch-lm", start="phase.two.", loss="simpo", **small),
+        phase("causal-lm", start="phase.three.", path="@two", reference="@one", lora_rank=4),
+    )
+    assert three["memory"]["reference"] == 4 * one["parameters"]
+    assert three["parameters"] == two["parameters"] + three["trained"]
 
 
 def test_plan_says_where_memory_and_time_go(truing, written):

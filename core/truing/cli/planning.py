@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import pkgutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -82,7 +84,7 @@ async def _planned(recipe: Recipe) -> list[Planned]:
     from truing.run import Run
 
     for observer in recipe.observers:
-        observer.implementation()
+        _import_all(observer.target.partition(":")[0])
     found: list[Planned] = []
     earlier: dict[str, ModelSpec] = {}
     with tempfile.TemporaryDirectory(prefix="truing-plan-") as folder:
@@ -128,6 +130,15 @@ async def _sample(source: SourceSpec, batch: int, run: Run) -> tuple[int, list[B
         if len(batches) == _STEPS or len(batches) * batch >= _GROUPS:
             break
     return info.groups, batches
+
+
+def _import_all(module: str) -> None:
+    """Import a module and those beside it: what an observer imports when it opens is part of what a run takes."""
+    package = importlib.import_module(module.rpartition(".")[0] or module)
+    for beside in pkgutil.iter_modules(getattr(package, "__path__", ())):
+        # What is not installed, a run will tell.
+        with suppress(ImportError):
+            importlib.import_module(f"{package.__name__}.{beside.name}")
 
 
 def _planner(spec: ModelSpec) -> Any:
