@@ -44,7 +44,7 @@ _LOSS_SECONDS = 1e-3
 _LOOSE = 0.75
 """what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
 on runs of SmolLM2 with all weights and through LoRA, after some steps"""
-_BUSY = 0.75
+_BUSY = 0.5
 """a load for each core from which measured times say little"""
 
 
@@ -122,7 +122,7 @@ class Piece(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the data. split: some group is in two of its pieces. seconds: what cutting it took."""
+    """A step of the data. split: some group is in two of its pieces. seconds: what encoding and cutting it took."""
 
     batch: Batch
     pieces: Sequence[Piece]
@@ -191,16 +191,26 @@ def _steps(
     """The steps of a sample, encoded and cut. Raises UserError if nothing of them is left."""
     spec = outline.spec
     encoder = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
-    encoded = [sampled(batch, encoder, generator) if generator else encoder(batch).batch for batch in batches]
-    cut = [step for batch in encoded if (step := _cut(outline, batch))]
+
+    def encoded(batch: Batch) -> Batch:
+        return sampled(batch, encoder, generator) if generator else encoder(batch).batch
+
+    # The first call compiles the chat template.
+    encoded(batches[0])
+    cut: list[Step] = []
+    for batch in batches:
+        began = time.perf_counter()
+        tokens = encoded(batch)
+        if step := _cut(outline, tokens, time.perf_counter() - began):
+            cut.append(step)
     if not cut:
         what = f"no group of the first {len(batches)} steps is left: each has more tokens than max_tokens"
         raise UserError(Problem("max_tokens", what, f"max_tokens is {spec.max_tokens}"))
     return cut
 
 
-def _cut(outline: Outline, batch: Batch) -> Step | None:
-    """A step as learning would cut it; None if none of its groups is left."""
+def _cut(outline: Outline, batch: Batch, encoding: float) -> Step | None:
+    """A step as learning would cut it; None if none of its groups is left. encoding: seconds it took."""
     if not batch[IDS]:
         return None
     costs, layers = outline.size.costs, layers_alone(outline.size.costs)
@@ -215,7 +225,7 @@ def _cut(outline: Outline, batch: Batch) -> Step | None:
         rows = sum(prompt + sum(answers) for prompt, answers in lengths)
         cost = sum(layers.group(prompt, answers) for prompt, answers in lengths)
         pieces.append(Piece(piece, rows, 0 if outline.scores else len(piece[TOKENS]), cost))
-    return Step(batch, pieces, found.cut, seconds)
+    return Step(batch, pieces, found.cut, encoding + seconds)
 
 
 def _memory(outline: Outline, reference: Outline | None, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
@@ -323,6 +333,7 @@ def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, asked: float) -> d
         "optimizer": fmean(map(speed.moving, cut)),
         "looks": looks,
         "reference": asked * fmean(map(speed.look, cut)) if LOGPROBS_REF in needs else 0.0,
+        # The next step is encoded meanwhile, in a thread of its own but by the same interpreter.
         "Python": fmean(step.seconds + _LOSS_SECONDS * (1 + len(step.pieces)) for step in cut),
     }
     return {part: seconds for part, seconds in shares.items() if seconds}
