@@ -23,6 +23,7 @@ from torch import Tensor
 
 from truing.fields import GROUP, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
 from truing_tensor.groups import places, take
+from truing_tensor.segments import owners
 from truing_tensor.spans import Lengths, RowPlan, row_plan
 
 
@@ -118,9 +119,9 @@ def regrouped(batch: Batch, budget: int) -> Batch:
             values[key] = value[origin] if isinstance(value, Tensor) else [value[group] for group in origin]
         elif key.dims not in ("pair", "prompt_token"):
             values[key] = value
-    values[GROUP] = _numbered([size for part in parts for size in part])
+    values[GROUP] = owners([size for part in parts for size in part])
     values[PROMPT_TOKENS] = torch.cat([prompts[group] for group in origin])
-    values[PROMPT_GROUP] = _numbered([lengths[group][0] for group in origin])
+    values[PROMPT_GROUP] = owners([lengths[group][0] for group in origin])
     return Batch(values)
 
 
@@ -153,10 +154,6 @@ def _parts(prompt: int, answers: Sequence[int], budget: int) -> list[int]:
         parts[-1] += 1
         used += answer
     return parts
-
-
-def _numbered(sizes: Sequence[int]) -> Tensor:
-    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
 
 
 def lengths_of(batch: Batch) -> Lengths:

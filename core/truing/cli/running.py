@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
 import socket
 import sys
@@ -186,7 +184,6 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
     from truing.errors import TruingError, first_cause
     from truing.run import Stop
 
-    _share_one_heap()
     stop = Stop()
     console = _console(recipe, journal, plugins, mode)
     try:
@@ -206,14 +203,6 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
     _last_words(recipe, journal, status, mode)
     if status == "interrupted":
         _leave()
-
-
-def _share_one_heap() -> None:
-    """Have glibc's threads share one heap. Steps are learned in whichever worker thread is free, and each would keep
-    what it freed in a heap of its own: in full training half as much memory again."""
-    if platform.libc_ver()[0] == "glibc":
-        arena_max = -8
-        ctypes.CDLL(None).mallopt(arena_max, 1)
 
 
 async def _conducted(
