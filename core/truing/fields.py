@@ -131,6 +131,9 @@ LOGPROBS_OLD: Field[Tensor] = Field("logprobs_old", "token", "float32")
 LOGPROBS_SAMPLED: Field[Tensor] = Field("logprobs_sampled", "token", "float32")
 """Under the distribution the token was drawn from: after temperature, top-k, top-p and min-p."""
 ENTROPY: Field[Tensor] = Field("entropy", "token", "float32")
+COLLISION_ENTROPY: Field[Tensor] = Field("collision_entropy", "token", "float32")
+"""Minus the log of the sum of the squared probabilities of all tokens: of how likely two draws would agree. No gradient
+passes through it."""
 VALUES: Field[Tensor] = Field("values", "token", "float32")
 ADVANTAGES: Field[Tensor] = Field("advantages", "token", "float32")
 SCORES: Field[Tensor] = Field("scores", "seq", "float32")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from truing.errors import Problem, RunFailed, UserError
 from truing.events import Notice
 from truing.fields import (
+    COLLISION_ENTROPY,
     ENTROPY,
     GROUP,
     IDS,
@@ -202,7 +203,7 @@ class CausalLm:
         return load_model(self.spec, path, held).to(self.device)
 
     def _gives(self) -> Fields:
-        more = fields(ENTROPY) & self.run.wanted
+        more = fields(ENTROPY, COLLISION_ENTROPY) & self.run.wanted
         return fields(LOGPROBS) | more | (fields(VALUES) if self.spec.value_head else fields())
 
     def _heads(self, base: Any) -> dict[str, nn.Module]:

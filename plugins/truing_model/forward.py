@@ -10,15 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from truing.fields import ENTROPY, LOGPROBS, SCORES, STEP_END, STEP_SCORES, VALUES, Batch, Field, Fields, fields
-from truing_model.head import token_logprobs
+from truing.fields import (
+    COLLISION_ENTROPY,
+    ENTROPY,
+    LOGPROBS,
+    SCORES,
+    STEP_END,
+    STEP_SCORES,
+    VALUES,
+    Batch,
+    Field,
+    Fields,
+    fields,
+)
+from truing_model.head import OfTokens, token_logprobs
 from truing_model.layout import Row, plain_rows, shared_row
 from truing_tensor.decoder import Decoder, plain_head
 from truing_tensor.spans import Plan, joined
 
 HEADS: Mapping[Field[Tensor], str] = {VALUES: "value", SCORES: "score", STEP_SCORES: "step"}
 """What the head that gives a field is called."""
-OF_TOKENS = fields(LOGPROBS, ENTROPY, VALUES)
+OF_TOKENS = fields(LOGPROBS, ENTROPY, COLLISION_ENTROPY, VALUES)
 """What is read off the positions that predict a completion token."""
 
 
@@ -27,8 +39,9 @@ class Network(nn.Module):
 
     model: of transformers, or peft's wrapper of one. decoder: how a shared row goes through it; None: one completion at
     a time, as transformers does. heads: linear heads on the last hidden states, by their names in HEADS.
-    gives: LOGPROBS and ENTROPY [token] in nats, VALUES [token], SCORES [seq] read off the last token of a completion,
-    STEP_SCORES [step] read off the last token of a step. bf16: compute in bfloat16, whatever the type of the weights.
+    gives: LOGPROBS, ENTROPY and COLLISION_ENTROPY [token] in nats, VALUES [token], SCORES [seq] read off the last token
+    of a completion, STEP_SCORES [step] read off the last token of a step. bf16: compute in bfloat16, whatever the type
+    of the weights.
     """
 
     def __init__(
@@ -86,19 +99,25 @@ class Network(nn.Module):
         return self.base.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0, last.rows]
 
     def _of_vocabulary(self, row: Row, hidden: Tensor, device: torch.device) -> dict[Field[Tensor], Tensor]:
-        """LOGPROBS, and ENTROPY if it is wanted, of the completion tokens."""
-        targets, wanted = row.targets.to(device), ENTROPY in self.gives
+        """LOGPROBS of the completion tokens, and the entropies that are wanted."""
+        targets = row.targets.to(device)
+        entropy, collision = ENTROPY in self.gives, COLLISION_ENTROPY in self.gives
         if self._plain_head:
             weight = self.base.get_output_embeddings().weight
             compute = torch.bfloat16 if self.bf16 else weight.dtype
-            logprobs, entropy = token_logprobs(hidden, weight, targets, compute, with_entropy=wanted)
+            found = token_logprobs(hidden, weight, targets, compute, with_entropy=entropy, with_collision=collision)
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 inputs = {"input_ids": row.tokens[None].to(device), "use_cache": False}
                 logits = self.model(**inputs, logits_to_keep=row.plan.predictors.rows.to(device)).logits[0].float()
             logprobs = -cross_entropy(logits, targets, reduction="none")
-            entropy = torch.distributions.Categorical(logits=logits).entropy() if wanted else logprobs
-        return {LOGPROBS: logprobs, **({ENTROPY: entropy} if wanted else {})}
+            found = OfTokens(
+                logprobs,
+                torch.distributions.Categorical(logits=logits).entropy() if entropy else logprobs,
+                -logits.detach().log_softmax(1).mul_(2).logsumexp(1) if collision else logprobs,
+            )
+        named = zip((LOGPROBS, ENTROPY, COLLISION_ENTROPY), found, strict=True)
+        return {field: values for field, values in named if field in self.gives}
 
 
 def decoder_for(model: Any, layout: str, max_tokens: int) -> Decoder | None:

@@ -5,11 +5,13 @@ again and turns them into gradients by the formula. The first chunks are kept in
 which saves making them twice. With p = softmax(z):
 
     d log p_t / d z_j = [j = t] - p_j                 d H / d z_j = -p_j (log p_j + H)
+
+The collision entropy, -log sum_j p_j^2, is for weights and has no gradient.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,19 +22,33 @@ KEPT = 128 * 2**20
 """bytes of log-softmax that may wait for the backward pass"""
 
 
+class OfTokens(NamedTuple):
+    """What is read off the vocabulary at each token [token], in nats. What was not asked for is 0."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    collision: Tensor
+
+
 class TokenLogprobs(torch.autograd.Function):
-    """Log-probability and entropy of tokens from hidden states and the vocabulary's matrix."""
+    """Log-probability and entropies of tokens from hidden states and the vocabulary's matrix."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, compute: torch.dtype, with_entropy: bool
-    ) -> tuple[Tensor, Tensor]:
-        """hidden [token, width], weight [vocabulary, width], targets [token]; gives log p and H [token], in nats.
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        compute: torch.dtype,
+        with_entropy: bool,
+        with_collision: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden [token, width], weight [vocabulary, width], targets [token]; gives log p, H and -log sum p^2 [token].
 
         compute: the type of the matrix products; everything after them is fp32 at least.
         """
         matrix = weight.to(compute)
-        logprobs, entropies, norms, kept = [], [], [], []
+        logprobs, entropies, collisions, norms, kept = [], [], [], [], []
         room = KEPT
         for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
             logits = part.to(compute) @ matrix.T
@@ -42,15 +58,20 @@ class TokenLogprobs(torch.autograd.Function):
             logprobs.append(logs.gather(1, wanted[:, None])[:, 0])
             if with_entropy:
                 entropies.append(-torch.einsum("tv,tv->t", logs.exp(), logs))
+            if with_collision:
+                collisions.append(-logs.exp().square_().sum(1).log())
             room -= logs.nbytes
             kept.append(logs if room >= 0 else logs.new_empty(0))
-        entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(torch.cat(logprobs))
+        found = torch.cat(logprobs)
+        entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(found)
+        collision = torch.cat(collisions) if with_collision else torch.zeros_like(found)
         ctx.compute, ctx.with_entropy = compute, with_entropy
+        ctx.mark_non_differentiable(collision)
         ctx.save_for_backward(hidden, weight, targets, torch.cat(norms), entropy, *kept)
-        return torch.cat(logprobs), entropy
+        return found, entropy, collision
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         """The gradients of hidden and weight; that of a frozen weight is not made."""
         hidden, weight, targets, norms, entropy, *kept = ctx.saved_tensors
         matrix = weight.to(ctx.compute)
@@ -61,7 +82,7 @@ class TokenLogprobs(torch.autograd.Function):
             part = hidden[at].to(ctx.compute)
             if not len(logs):
                 logs = (part @ matrix.T).to(norms.dtype).sub_(norms[at, None])
-            of_logprob, of_entropy = (gradient[at, None] for gradient in gradients)
+            of_logprob, of_entropy = (gradient[at, None] for gradient in gradients[:2])
             scale = of_logprob + of_entropy * (logs + entropy[at, None]) if ctx.with_entropy else of_logprob
             to_logits = logs.exp().mul_(-scale)
             to_logits.scatter_add_(1, targets[at, None], of_logprob)
@@ -69,18 +90,23 @@ class TokenLogprobs(torch.autograd.Function):
             to_hidden[at] = to_logits @ matrix
             if to_weight is not None:
                 to_weight.addmm_(to_logits.T, part)
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, compute: torch.dtype, *, with_entropy: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy [token] of `targets` [token] given `hidden` [token, width], in nats.
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    compute: torch.dtype,
+    *,
+    with_entropy: bool = False,
+    with_collision: bool = False,
+) -> OfTokens:
+    """Log-probability of `targets` [token] given `hidden` [token, width], and the entropies that are asked for.
 
-    compute: type of the matrix products. The entropy is 0 unless it is asked for.
+    compute: type of the matrix products.
     """
-    logprobs, entropy = TokenLogprobs.apply(hidden, weight, targets, compute, with_entropy)
-    return logprobs, entropy
+    return OfTokens(*TokenLogprobs.apply(hidden, weight, targets, compute, with_entropy, with_collision))
 
 
 def _precision(compute: torch.dtype) -> torch.dtype:

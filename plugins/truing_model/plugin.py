@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from truing.check import PHASE_MODEL
 from truing.fields import (
+    COLLISION_ENTROPY,
     COMPLETIONS,
     ENTROPY,
     GROUP,
@@ -83,7 +84,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         return fields(PROMPT_TOKENS, PROMPT_GROUP)
 
     def provides(self) -> Fields:
-        policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, ENTROPY)
+        policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, ENTROPY, COLLISION_ENTROPY)
         return ENCODED | policy | (fields(VALUES) if self.value_head else fields())
 
     def problems(self) -> Iterable[Fault]:

@@ -21,7 +21,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
 from truing.bus import Bus
-from truing.fields import ENTROPY, LOGPROBS, PROMPT_TOKENS, SCORES, TOKENS, VALUES, Batch, Fields, fields
+from truing.fields import (
+    COLLISION_ENTROPY,
+    ENTROPY,
+    LOGPROBS,
+    PROMPT_TOKENS,
+    SCORES,
+    TOKENS,
+    VALUES,
+    Batch,
+    Fields,
+    fields,
+)
 from truing.run import Run
 from truing.stage import Optimizer, OptimizerSpec
 from truing_model import plugin
@@ -201,8 +212,9 @@ class Outline:
         compute = torch.bfloat16 if self.bf16 else self.held
 
         def look() -> torch.Tensor:
-            asked = ENTROPY in self.wanted
-            return token_logprobs(hidden, weight, targets, compute, with_entropy=asked)[0].sum()
+            entropy, collision = ENTROPY in self.wanted, COLLISION_ENTROPY in self.wanted
+            found = token_logprobs(hidden, weight, targets, compute, with_entropy=entropy, with_collision=collision)
+            return found.logprobs.sum()
 
         seconds = self._seconds(partial(_learn, look), torch.no_grad()(look))
         learn, look_only = (found * self.size.words / words / rows for found in seconds)

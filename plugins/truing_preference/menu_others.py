@@ -9,19 +9,16 @@ from msgspec import Meta
 from truing.fields import (
     CHOSEN,
     GROUP,
-    IDS,
     LABEL,
     LOGPROBS,
     LOGPROBS_REF,
     MISMATCHED,
     RANK,
-    REJECTED,
-    SCORES,
     SEQ,
     Fields,
     fields,
 )
-from truing.stage import AdvantageSpec, LossSpec
+from truing.stage import LossSpec
 from truing_preference.menu_pairs import Beta
 
 _PAIRS_TO_LABELS = "it learns from single labelled answers; pairs_to_labels = true makes two of every pair"
@@ -54,7 +51,9 @@ class Bco(LossSpec, frozen=True, kw_only=True):
     """Binary classifier optimization (arXiv:2404.04656): learns to tell desirable from undesirable answers by the
     implicit reward, shifted to lie between both kinds.
 
-    The shift is that of the step, not a moving average, so nothing is remembered between steps.
+    The shift is that of the step, and nothing is remembered between steps. The paper's correction for liked and
+    disliked answers that belong to different kinds of prompts, a classifier of prompts, is left out: have answers of
+    both kinds to the same prompts where you can.
     """
 
     name: ClassVar[str] = "bco"
@@ -86,25 +85,3 @@ class PlackettLuce(LossSpec, frozen=True, kw_only=True):
     def requires(self) -> Fields:
         """Ranked completions and the reference."""
         return fields(LOGPROBS, LOGPROBS_REF, SEQ, GROUP, RANK)
-
-
-class BestAgainstWorst(AdvantageSpec, frozen=True, kw_only=True):
-    """One pair a group, its best-scored completion against its worst, so that any loss on pairs learns from what the
-    model writes: online DPO (arXiv:2402.04792) with a scorer in the annotator's place.
-
-    A group whose best is not better than its worst by more than `least` teaches nothing and is dropped.
-    """
-
-    name: ClassVar[str] = "best-against-worst"
-    target: ClassVar[str] = "truing_preference.pairing:BestAgainstWorst"
-    offers: ClassVar = {CHOSEN: "behind a [scorer]", REJECTED: "behind a [scorer]"}
-
-    least: Annotated[float, Meta(ge=0, description="by how much the best must score above the worst, at least")] = 0.0
-
-    def requires(self) -> Fields:
-        """Scored completions."""
-        return fields(IDS, SCORES, GROUP)
-
-    def provides(self) -> Fields:
-        """Pairs."""
-        return fields(CHOSEN, REJECTED)

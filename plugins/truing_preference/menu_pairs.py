@@ -7,7 +7,18 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, MARGIN, REJECTED, SEQ, SOFT, Fields, fields
+from truing.fields import (
+    CHOSEN,
+    COLLISION_ENTROPY,
+    LOGPROBS,
+    LOGPROBS_REF,
+    MARGIN,
+    REJECTED,
+    SEQ,
+    SOFT,
+    Fields,
+    fields,
+)
 from truing.stage import Fault, LossSpec
 
 Beta = Annotated[float, Meta(gt=0, description="strength of the KL constraint: small moves further from the reference")]
@@ -147,7 +158,7 @@ class RDpo(ReferenceLoss, frozen=True, kw_only=True):
 
 
 class Dpop(ReferenceLoss, frozen=True, kw_only=True):
-    """DPO-Positive (arXiv:2402.13228, eq. 3): DPO with a penalty on chosen answers that become less likely than under
+    """DPO-Positive (arXiv:2402.13228): DPO with a penalty on chosen answers that become less likely than under
     the reference. For pairs that differ in a few tokens, where DPO lowers both.
     """
 
@@ -162,12 +173,16 @@ class Wpo(ReferenceLoss, frozen=True, kw_only=True):
     """Weighted preference optimization (arXiv:2406.11827, eq. 2): DPO in which pairs weigh by how likely the policy
     would write them itself, for answers that come from other models.
 
-    The weight of an answer is its mean token probability. The paper's alignment of weights needs the whole distribution
-    at every token, which no field carries, and is left out.
+    An answer weighs the geometric mean of its tokens' probabilities, each over the probability that a token drawn there
+    could expect (the paper's sampled alignment), so what the policy writes itself weighs about 1.
     """
 
     name: ClassVar[str] = "wpo"
     target: ClassVar[str] = "truing_preference.pairs:wpo"
+
+    def requires(self) -> Fields:
+        """What a reference needs, and how sure the policy is at every token."""
+        return ReferenceLoss.requires(self) | fields(COLLISION_ENTROPY)
 
 
 class Exo(ReferenceLoss, frozen=True, kw_only=True):
@@ -247,8 +262,8 @@ class BetaDpo(ReferenceLoss, frozen=True, kw_only=True):
     """DPO with a beta of its own for every pair (arXiv:2407.08639): larger where the margin lies above the mean of the
     step, and pairs far from the mean are left out.
 
-    The paper's moving average over steps is the mean of the step here, so nothing is remembered between steps. Wants a
-    large `loop.batch`.
+    The paper's moving average over steps is the mean of the step here, and its one beta of a batch is one of each pair,
+    so nothing is remembered between steps. Wants a large `loop.batch`.
     """
 
     name: ClassVar[str] = "beta-dpo"

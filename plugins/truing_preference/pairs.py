@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from truing.fields import SOFT, Batch
-from truing.stage import LossValue
+from truing.fields import CHOSEN, COLLISION_ENTROPY, LOGPROBS, REJECTED, SEQ, SOFT, Batch
+from truing.stage import LossValue, Term
 from truing_preference.sides import Pair, Side, cross_entropy, offset, paired, sides, target
+from truing_tensor.segments import segment_mean
 
 HALF_TIED = {"rao-kupper": 3.0, "davidson": 1.0}
 """For each model of ties the nu under which two equal answers tie half the time."""
@@ -123,7 +124,7 @@ def r_dpo(batch: Batch, *, beta: float, alpha: float, sft_weight: float) -> Loss
 def dpop(batch: Batch, *, beta: float, penalty: float, sft_weight: float) -> LossValue:
     """-log sigmoid(h - beta penalty max(0, -rho(y_w)))
 
-    DPO-Positive, arXiv:2402.13228, eq. 3: no pair is won by making its chosen answer less likely than it was.
+    DPO-Positive, arXiv:2402.13228: no pair is won by making its chosen answer less likely than it was.
     """
     both = sides(batch)
     rewards = implicit_rewards(both, beta)
@@ -133,16 +134,22 @@ def dpop(batch: Batch, *, beta: float, penalty: float, sft_weight: float) -> Los
 
 
 def wpo(batch: Batch, *, beta: float, sft_weight: float) -> LossValue:
-    """-w(y_w) w(y_l) log sigmoid(h), where w(y) = exp(log pi(y|x) / |y|) and no gradient passes through w
+    """-w(y_w) w(y_l) log sigmoid(h)
 
-    WPO, arXiv:2406.11827, eq. 2: answers that the policy would give itself weigh more. The paper's weight alignment,
-    which TRL has, divides by the sum of squared probabilities of the whole vocabulary at every token; no field carries
-    it, so the weights here are those before alignment.
+        w(y) = exp( 1/|y| sum_t log( pi(y_t) / sum_v pi(v)^2 ) )        no gradient passes through it
+
+    WPO, arXiv:2406.11827, eq. 2, with its "sampled alignment": the expected probability of a token that the policy
+    draws is sum_v pi(v)^2, so an answer of its own weighs about 1 wherever it is sure and wherever it is not. Minus the
+    log of that sum is COLLISION_ENTROPY [token]. The code of the authors lets no pair weigh more than 1; the equation
+    does, and so does this, as TRL.
     """
-    chosen, rejected = both = sides(batch)
+    both = sides(batch)
     rewards = implicit_rewards(both, beta)
-    weight = (chosen.average + rejected.average).detach().exp()
-    return paired("wpo", -weight * logsigmoid(rewards[0] - rewards[1]), both, rewards, sft_weight)
+    relative = batch[LOGPROBS].detach() + batch[COLLISION_ENTROPY].detach()
+    aligned = segment_mean(relative, batch[SEQ], int(batch[SEQ].max()) + 1)
+    weight = (aligned[batch[CHOSEN]] + aligned[batch[REJECTED]]).exp()
+    value = paired("wpo", -weight * logsigmoid(rewards[0] - rewards[1]), both, rewards, sft_weight)
+    return LossValue(value.terms, {**value.metrics, "weight": Term(weight.sum(), "pair")})
 
 
 def exo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_weight: float) -> LossValue:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, MARGIN, REJECTED, SEQ, SOFT, Batch
+from truing.errors import RunFailed
+from truing.fields import CHOSEN, LABEL, LOGPROBS, LOGPROBS_REF, MARGIN, RANK, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
 from truing_tensor.segments import segment_sum
 
@@ -64,11 +65,14 @@ Per = Literal["token", "seq", "pair", "group", "step"] | float
 
 
 def completions(batch: Batch) -> Side:
-    """Every completion of a batch [seq]."""
+    """Every completion of a batch [seq]. Raises RunFailed for one without tokens, which has no log-probability."""
     logprobs, seq = batch[LOGPROBS], batch[SEQ]
-    count = int(seq.max()) + 1
+    named = [int(batch[at].max()) + 1 for at in (SEQ, CHOSEN, REJECTED) if at in batch]
+    count = max(named + [len(batch[at]) for at in (LABEL, RANK) if at in batch])
     logprob = segment_sum(logprobs, seq, count)
     length = segment_sum(logprobs.new_ones(len(seq)), seq, count)
+    if not bool(length.all()):
+        raise RunFailed(f"{int((length == 0).sum())} of the {count} completions of a step have no tokens")
     if LOGPROBS_REF not in batch:
         return Side(logprob, logprob.new_zeros(count), length, None)
     reference = segment_sum(batch[LOGPROBS_REF], seq, count)

@@ -41,10 +41,11 @@ def beta_dpo(batch: Batch, *, beta: float, alpha: float, keep: float, sft_weight
     beta-DPO, arXiv:2407.08639: M_i is the pair's margin h under the given beta, a constant to the gradient,
     so a clearer pair is trusted with a larger beta. The share `keep` of pairs whose margin is nearest to M_0 is kept.
 
-    The paper calibrates one beta per batch, by how far the batch's mean margin is from M_0, its moving average. Here
-    nothing is remembered between steps: M_0 is the mean of the step, and beta is calibrated pair by pair, which the
-    paper has too. The paper draws the pairs it keeps with a normal density around M_0; here they are the
-    likeliest of that draw.
+    The authors' code differs: it calibrates one beta per batch, by how far the mean margin of the pairs it kept is from
+    M_0, a moving average; it draws the pairs it keeps with a normal density around M_0; and its M is in nats, without
+    beta. Here nothing is remembered between steps: M_0 is the mean of the step, beta is calibrated pair by pair, the
+    pairs kept are the likeliest of that draw, and M is a difference of rewards, so the authors' a is alpha times beta
+    here.
     """
     both = sides(batch)
     rewards = implicit_rewards(both, beta)

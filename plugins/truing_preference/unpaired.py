@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from truing.errors import RunFailed
 from truing.fields import LABEL, MISMATCHED, Batch
 from truing.stage import LossValue, Term
 from truing_preference.sides import Side, completions, correlation
@@ -19,10 +20,14 @@ def kto(batch: Batch, *, beta: float, desirable_weight: float, undesirable_weigh
     """desirable: w_D (1 - sigmoid(beta (rho - z_0)))    undesirable: w_U (1 - sigmoid(beta (z_0 - rho)))
 
     KTO, arXiv:2402.01306, eq. 7. z_0 is how far the policy has moved: the mean of rho over completions that were
-    written for other prompts (MISMATCHED [seq] is 1; they have no label), at least 0 and without gradient.
+    written for other prompts (MISMATCHED [seq] is 1; they have no label), at least 0 and without gradient. Raises
+    RunFailed for a step without such completions, or with no others.
     """
     whole = completions(batch)
     own = batch[MISMATCHED] == 0
+    if not 0 < int(own.sum()) < len(own):
+        absent = "for its own prompt" if bool((~own).all()) else "for another prompt, which `mismatched = true` adds"
+        raise RunFailed(f"kto: no completion of this step was written {absent}")
     moved = whole.ratio[~own].mean().clamp(min=0).detach()
     answers, desirable = whole.at(own), batch[LABEL][own] == 1
     surplus = beta * (answers.ratio - moved)
@@ -35,9 +40,14 @@ def bco(batch: Batch, *, beta: float) -> LossValue:
     """desirable: -log sigmoid(r - d)    undesirable: -log sigmoid(-(r - d))    where r = beta rho
 
     BCO, arXiv:2404.04656: a classifier whose logit is the implicit reward. The shift d lies halfway between the
-    mean rewards of both kinds and is without gradient. The paper keeps it as a moving average; here it is that of the
-    step, so nothing is remembered. A step of one kind alone has its mean. The density ratio of the paper,
-    for prompts that differ between the kinds, is left out. TRL's `bco_pair` has no shift.
+    mean rewards of both kinds and is without gradient; here it is that of the step, and no average is carried from step
+    to step. A step of one kind alone has its mean. The mean is over all completions; the paper adds up that of each
+    kind, which is twice this where both kinds are as many.
+
+    A simplification: where liked and disliked answers belong to different kinds of prompts, the paper weighs the
+    disliked ones by p(liked | x) / p(disliked | x), from a classifier of prompts that is trained beforehand. Here that
+    ratio is 1, which is exact where every prompt has answers of both kinds, as with `pairs_to_labels`. TRL's `bco_pair`
+    has neither ratio nor shift.
     """
     answers, desirable = completions(batch), batch[LABEL] == 1
     reward = beta * answers.ratio

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from truing.fields import (
     CHOSEN,
+    COLLISION_ENTROPY,
     GROUP,
     LABEL,
     LOGPROBS,
@@ -46,6 +47,9 @@ def batch_of(data: Data) -> Batch:
             SEQ: torch.repeat_interleave(torch.arange(len(lengths)), lengths),
         }
     )
+    if data.squares:
+        squares = torch.tensor([value for tokens in data.squares for value in tokens], dtype=torch.float64)
+        batch = batch.put(COLLISION_ENTROPY, -squares.log())
     if data.pairs:
         batch = batch.put(CHOSEN, torch.tensor([better for better, _ in data.pairs]))
         batch = batch.put(REJECTED, torch.tensor([worse for _, worse in data.pairs]))
@@ -93,12 +97,13 @@ _tokens = st.lists(st.tuples(_logprob, _logprob), min_size=1, max_size=4)
 
 @st.composite
 def pair_data(draw: st.DrawFn) -> Data:
-    """Any completions and any pairs of them, with soft labels and margins."""
+    """Any completions and any pairs of them, with soft labels and margins, in a vocabulary of any sharpness."""
     drawn = draw(st.lists(_tokens, min_size=2, max_size=6))
     index = st.integers(0, len(drawn) - 1)
     pairs = draw(st.lists(st.tuples(index, index).filter(lambda p: p[0] != p[1]), min_size=1, max_size=5))
     numbers = st.lists(st.sampled_from((0.0, 0.25, 0.5, 0.9, 1.0)), min_size=len(pairs), max_size=len(pairs))
-    return Data(*_both(drawn), pairs=pairs, soft=draw(numbers), margin=draw(numbers))
+    squares = [draw(st.lists(st.floats(0.01, 1.0), min_size=len(some), max_size=len(some))) for some in drawn]
+    return Data(*_both(drawn), squares, pairs, draw(numbers), draw(numbers))
 
 
 @st.composite

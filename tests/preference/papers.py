@@ -18,11 +18,13 @@ Number = complex
 class Data:
     """Completions as lists of token log-probabilities, and what is said of them.
 
-    group, label, mismatched, rank: one per completion. soft, margin: one per pair.
+    squares: of every token, the sum of the squared probabilities of the whole vocabulary there. group, label,
+    mismatched, rank: one per completion. soft, margin: one per pair.
     """
 
     policy: Sequence[Sequence[Number]]
     reference: Sequence[Sequence[float]]
+    squares: Sequence[Sequence[float]] = ()
     pairs: Sequence[tuple[int, int]] = ()
     soft: Sequence[float] = ()
     margin: Sequence[float] = ()
@@ -185,8 +187,13 @@ def dpop(data: Data, beta: float, penalty: float) -> Number:
 
 
 def wpo(data: Data, beta: float) -> Number:
+    """A token weighs its probability over what a drawn one could expect; an answer the geometric mean of its tokens."""
+
     def weight(y: int) -> float:
-        return exp(data.log_pi(y).real / data.length(y)).real
+        product = 1.0
+        for token, square in zip(data.policy[y], data.squares[y], strict=True):
+            product *= exp(complex(token).real).real / square
+        return product ** (1 / data.length(y))
 
     return mean([-weight(w) * weight(z) * log(sigmoid(beta * data.rho(w) - beta * data.rho(z))) for w, z in data.pairs])
 

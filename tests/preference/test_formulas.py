@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -146,7 +147,14 @@ def test_only_four_losses_load_no_reference() -> None:
     assert free == {"simpo", "orpo", "cpo", "slic"}
 
 
-PAIR = Data(policy=[[-1.0, -2.0], [-4.0]], reference=[[-2.0, -2.0], [-3.0]], pairs=[(0, 1)], soft=[1.0], margin=[0.0])
+PAIR = Data(
+    policy=[[-1.0, -2.0], [-4.0]],
+    reference=[[-2.0, -2.0], [-3.0]],
+    squares=[[0.5, 0.25], [0.125]],
+    pairs=[(0, 1)],
+    soft=[1.0],
+    margin=[0.0],
+)
 REPORTED = {
     "accuracy": 1.0,
     "margin": 1.0,
@@ -160,15 +168,18 @@ REPORTED = {
 }
 
 
-@pytest.mark.parametrize(
-    "spec", [Dpo, Ipo, HingeNorm, RDpo, Dpop, Wpo, Exo, Nca, Apo, Aot, DpoTies], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("spec", [Dpo, Ipo, HingeNorm, RDpo, Dpop, Exo, Nca, Apo, Aot, DpoTies], ids=lambda s: s.name)
 def test_losses_with_a_reference_report_the_same_of_a_pair(spec: type[Dpo]) -> None:
     assert metrics(spec(beta=0.5), PAIR) == pytest.approx(REPORTED)
 
 
 def test_beta_dpo_reports_its_beta_too() -> None:
     assert metrics(BetaDpo(beta=0.5), PAIR) == pytest.approx({**REPORTED, "beta": 0.5})
+
+
+def test_wpo_reports_its_weight_too() -> None:
+    # sqrt(e^-1 / 0.5 * e^-2 / 0.25) * e^-4 / 0.125
+    assert metrics(Wpo(beta=0.5), PAIR) == pytest.approx({**REPORTED, "weight": 8 * 8**0.5 * math.exp(-5.5)})
 
 
 def test_losses_without_a_reference_report_no_kl() -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from truing.errors import RunFailed
 from truing.stage import LossSpec
 from truing_preference.plugin import (
     Aot,
+    Bco,
     BetaDpo,
     Cpo,
     Dpo,
@@ -26,6 +28,7 @@ from truing_preference.plugin import (
     RDpo,
     SimPo,
     Slic,
+    Wpo,
 )
 
 from .conftest import batch_of, built, labelled_data, loss_and_gradient, objective, pair_data
@@ -101,6 +104,32 @@ def test_the_alpha_divergence_goes_from_reverse_to_forward_kl(data: Data) -> Non
     same(FDpo(divergence="alpha", alpha=1 - 1e-9), FDpo(divergence="forward-kl"), data, within=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("spec", "gap"),
+    [
+        (Dpo(label_smoothing=0.5), 0.0),
+        (Aot(label_smoothing=0.5), 0.0),
+        (Exo(label_smoothing=0.5), 0.0),
+        (Cpo(label_smoothing=0.5, sft_weight=0.0), -1.0),  # the policy holds both answers for as likely
+        (SimPo(label_smoothing=0.5, beta=2.0, gamma=1.0), -0.5),  # the policy's margin is gamma
+    ],
+    ids=lambda some: getattr(some, "name", ""),
+)
+def test_labels_that_are_wrong_half_the_time_teach_nothing_where_the_margin_is_nought(
+    spec: LossSpec, gap: float
+) -> None:
+    assert loss_and_gradient(spec, apart(gap))[1] == pytest.approx([0, 0], abs=1e-12)
+    assert max(map(abs, loss_and_gradient(spec, apart(gap + 0.5))[1])) > 1e-3
+
+
+def test_wpo_is_dpo_where_every_token_is_as_likely_as_one_that_is_drawn_and_half_of_it_where_half_as_likely() -> None:
+    data = Data([[-1.0, -3.0], [-2.0]], [[-1.5, -1.0], [-1.0]], pairs=[(0, 1)])
+    drawn = replace(data, squares=[[math.exp(-1.0), math.exp(-3.0)], [math.exp(-2.0)]])
+    same(Wpo(), Dpo(), drawn)
+    odd = replace(data, squares=[[2 * math.exp(-1.0), 2 * math.exp(-3.0)], [math.exp(-2.0)]])
+    assert loss_and_gradient(Wpo(), odd)[0] == pytest.approx(loss_and_gradient(Dpo(), data)[0] / 2)
+
+
 @given(st.floats(0.05, 2.0))
 @EXAMPLES
 def test_ipo_wants_log_ratios_to_differ_by_half_of_one_over_beta(beta: float) -> None:
@@ -160,6 +189,37 @@ def test_before_the_first_step_kto_is_one_half_of_its_weights(data: Data) -> Non
 def test_the_estimate_of_kto_moves_nothing_itself() -> None:
     data = Data([[-1.0], [-2.0], [-0.5]], [[-1.5], [-1.5], [-1.5]], label=[1, 0, 0], mismatched=[0, 0, 1])
     assert loss_and_gradient(Kto(), data)[1][2] == 0
+
+
+@pytest.mark.parametrize("spec", [Dpo(), SimPo()], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("empty", [0, 1], ids=["first", "last"])
+def test_a_completion_without_tokens_ends_the_run_and_is_not_worth_nothing(spec: LossSpec, empty: int) -> None:
+    tokens: list[list[float]] = [[-1.0], [-2.0]]
+    tokens[empty] = []
+    with pytest.raises(RunFailed, match="1 of the 2 completions of a step have no tokens"):
+        built(spec)(batch_of(Data(tokens, tokens, pairs=[(0, 1)])))
+
+
+@pytest.mark.parametrize(
+    ("spec", "data"),
+    [
+        (PlackettLuce(), Data([[-1.0], []], [[-1.0], []], group=[0, 0], rank=[0, 1])),
+        (Bco(), Data([[-1.0], []], [[-1.0], []], label=[1, 0])),
+    ],
+    ids=["plackett-luce", "bco"],
+)
+def test_nor_is_one_that_is_ranked_or_labelled(spec: LossSpec, data: Data) -> None:
+    with pytest.raises(RunFailed, match="have no tokens"):
+        built(spec)(batch_of(data))
+
+
+@pytest.mark.parametrize(
+    ("mismatched", "why"), [([0, 0], "another prompt, which `mismatched = true` adds"), ([1, 1], "its own prompt")]
+)
+def test_kto_says_what_a_step_lacks_to_estimate_how_far_it_is(mismatched: list[int], why: str) -> None:
+    data = Data([[-1.0], [-2.0]], [[-1.5], [-1.5]], label=[1, 0], mismatched=mismatched)
+    with pytest.raises(RunFailed, match=f"no completion of this step was written for {why}"):
+        built(Kto())(batch_of(data))
 
 
 def test_certain_answers_have_finite_odds_and_gradients() -> None:

@@ -1,8 +1,7 @@
 """The same logits through TRL's own losses, where both define the same one.
 
-They differ, and the docstrings of the losses say how, in the alignment of WPO's weights (here TRL is told that it is
-1), in the likelihood beside ORPO and CPO (TRL's takes in the prompt and is a mean over tokens), and in BCO (TRL has no
-shift).
+They differ, and the docstrings of the losses say how, in the likelihood beside ORPO and CPO (TRL's takes in the prompt
+and is a mean over tokens), and in BCO (TRL has no shift).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from truing.fields import CHOSEN, LABEL, LOGPROBS, LOGPROBS_REF, MISMATCHED, REJECTED, SEQ, Batch
+from truing.fields import CHOSEN, COLLISION_ENTROPY, LABEL, LOGPROBS, LOGPROBS_REF, MISMATCHED, REJECTED, SEQ, Batch
 from truing.stage import LossSpec
 from truing_preference.plugin import (
     Aot,
@@ -80,9 +79,15 @@ def flat(some: Laid) -> Batch:
         {
             LOGPROBS: logprobs(some.policy, some.labels)[mask],
             LOGPROBS_REF: logprobs(some.reference, some.labels)[mask],
+            COLLISION_ENTROPY: -log_sum_of_squares(some.policy)[mask].detach(),
             SEQ: mask.nonzero()[:, 0],
         }
     )
+
+
+def log_sum_of_squares(logits: Tensor) -> Tensor:
+    """Of the probabilities under the logits one place before each token but the first."""
+    return logits[:, :-1].softmax(-1).square().sum(-1).log()
 
 
 class Given:
@@ -96,7 +101,7 @@ class Given:
     def __call__(self, input_ids: Tensor, labels: Tensor, **others: Any) -> SimpleNamespace:
         logits = self.logits[tuple(input_ids.shape)]
         unused = torch.zeros(labels.shape[0], labels.shape[1] - 1)
-        reports = dict.fromkeys(("entropy", "mean_logits", "log_sum_sq_probs"), unused)
+        reports = {"entropy": unused, "mean_logits": unused, "log_sum_sq_probs": log_sum_of_squares(logits)}
         return SimpleNamespace(log_probs=logprobs(logits, labels), is_top1=unused.bool(), **reports)
 
 
