@@ -3,11 +3,16 @@
 The chat template is applied once, to prompt and completion together, and its own text decides where the completion
 begins; special tokens come from the template alone, so none is doubled. A completion ends with the end token: what a
 template writes after it (a newline, often) is never generated, so it is not learned.
+
+Completions that are held to differ, the two of a pair, those of a ranking, a desirable and an undesirable one, may have
+become the same tokens: cut at the same place, or a template trimmed what set them apart. There is nothing to learn from
+such a group, so it is dropped by name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, cast
 
 import torch
@@ -15,12 +20,17 @@ from transformers import PreTrainedTokenizerBase
 
 from truing.errors import Problem, UserError
 from truing.fields import (
+    CHOSEN,
     COMPLETIONS,
     GROUP,
     IDS,
+    LABEL,
+    MISMATCHED,
     PROMPT_GROUP,
     PROMPT_TOKENS,
     PROMPTS,
+    RANK,
+    REJECTED,
     SEQ,
     TOKENS,
     Batch,
@@ -48,6 +58,7 @@ class Encoder:
         completions: list[list[str | list[Message]]] = [[] for _ in batch[IDS]]
         for group, text in zip(batch[GROUP].tolist(), batch[COMPLETIONS], strict=True):
             completions[group].append(text)
+        held_apart = compared(batch)
         kept: list[int] = []
         dropped: list[tuple[str, str]] = []
         prompts: list[list[int]] = []
@@ -63,10 +74,14 @@ class Encoder:
                     (name, f"{longest} tokens, {len(start)} of them prompt; max_tokens is {self.max_tokens}")
                 )
                 continue
+            cut = [end[:room] for end in ends]
+            if same := next((two for two in held_apart[at] if cut[two[0]] == cut[two[1]]), None):
+                dropped.append((name, self._alike(same, cut, ends)))
+                continue
             kept.append(at)
             prompts.append(start)
             truncated += sum(len(end) > room for end in ends)
-            tokens.extend(end[:room] for end in ends)
+            tokens.extend(cut)
         return Encoded(with_tokens(take(batch, kept), prompts, tokens), dropped, truncated)
 
     def group(self, name: str, prompt: Text, completions: list[Text]) -> tuple[list[int], list[list[int]]]:
@@ -79,6 +94,11 @@ class Encoder:
         if not start:
             raise UserError(Problem(name, "an empty prompt, and this tokenizer has no begin token to start from"))
         return start, [self._completion(name, prompt, before, text) for text in completions]
+
+    def _alike(self, two: tuple[int, int], cut: list[list[int]], ends: list[list[int]]) -> str:
+        what = f"completions {two[0] + 1} and {two[1] + 1} are to differ, and are the same {len(cut[two[0]])} tokens"
+        shortened = any(len(ends[at]) > len(cut[at]) for at in two)
+        return f"{what} once cut; max_tokens is {self.max_tokens}" if shortened else what
 
     def _completion(self, name: str, prompt: Text, before: str, completion: Text) -> list[int]:
         whole = (
@@ -117,6 +137,33 @@ class Encoder:
         begin = self.tokenizer.bos_token_id
         first = cast("list[int]", self.tokenizer("a")["input_ids"])[:1]
         return [begin] if first == [begin] else []
+
+
+def compared(batch: Batch) -> list[list[tuple[int, int]]]:
+    """For each group, which two of its completions are held to differ, as their places among them.
+
+    The two of a pair; any two of a ranking; of labelled ones, those of different labels that answer the same prompt.
+    """
+    groups = batch[GROUP].tolist()
+    members: list[list[int]] = [[] for _ in batch[IDS]]
+    place: list[int] = []
+    for at, group in enumerate(groups):
+        place.append(len(members[group]))
+        members[group].append(at)
+    pairs = list[tuple[int, int]]()
+    if CHOSEN in batch:
+        pairs += zip(batch[CHOSEN].tolist(), batch[REJECTED].tolist(), strict=True)
+    if RANK in batch:
+        pairs += [two for some in members for two in combinations(some, 2)]
+    if LABEL in batch:
+        label = batch[LABEL].tolist()
+        strange = batch[MISMATCHED].tolist() if MISMATCHED in batch else [0] * len(label)
+        own = [[at for at in some if not strange[at]] for some in members]
+        pairs += [(a, b) for some in own for a, b in combinations(some, 2) if label[a] != label[b]]
+    found: list[list[tuple[int, int]]] = [[] for _ in members]
+    for a, b in pairs:
+        found[groups[a]].append((place[a], place[b]))
+    return found
 
 
 def with_tokens(batch: Batch, prompts: list[list[int]], tokens: list[list[int]]) -> Batch:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from truing.errors import UserError
-from truing.fields import IDS, PROMPT_TOKENS, SEQ, TOKENS, Group, Message
+from truing.fields import (
+    CHOSEN,
+    IDS,
+    LABEL,
+    MISMATCHED,
+    PROMPT_TOKENS,
+    RANK,
+    REJECTED,
+    SEQ,
+    SOFT,
+    TOKENS,
+    Group,
+    Message,
+)
+from truing.stage import Encoded
 from truing_model.encode import Encoder
 from truing_model.loading import load_tokenizer
 from truing_model.paths import local_path
@@ -116,6 +131,72 @@ def test_truncation_cuts_the_answer_counts_it_and_still_drops_a_prompt_that_leav
     assert encoded.truncated == 1
     assert int((encoded.batch[SEQ] == 2).sum()) == 18
     assert [name for name, _ in encoded.dropped] == ["endless"]
+
+
+PREFIX = "abcdefgh"
+"""With a prompt of two bytes and at most ten tokens, all that is left of a completion that begins with it."""
+
+
+def alike_once_cut(**extra: Any) -> Any:
+    """Three completions of which the first two differ behind the place where they are cut, and the last does before."""
+    return Group(id="alike", prompt="ab", completions=[PREFIX + "x", PREFIX + "y", "other"], **extra)
+
+
+def encoded(*groups: Group) -> Encoded:
+    return encoder(byte_tokenizer(), max_tokens=10, truncate=True)(batch_of(groups))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"pairs": [(2, 0), (1, 0)]},
+        {"extra": {RANK: [0, 1, 1]}},
+        {"extra": {RANK: [1, 1, 0]}},
+        {"extra": {LABEL: [1, 0, 0]}},
+        {"extra": {LABEL: [0, 1, 0], MISMATCHED: [0, 0, 1]}},
+    ],
+    ids=["a pair", "a ranking", "a tie in a ranking", "labels", "labels beside a stranger"],
+)
+def test_completions_that_are_to_differ_and_are_alike_once_cut_are_dropped_by_name(said: dict[str, Any]) -> None:
+    [(name, why)] = encoded(alike_once_cut(**said)).dropped
+    assert name == "alike"
+    assert re.search(r"completions (1 and 2|2 and 1) are to differ, and are the same 8 tokens once cut", why)
+    assert "max_tokens is 10" in why
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"pairs": [(0, 2), (2, 1)]},
+        {"extra": {LABEL: [1, 1, 0]}},
+        {"extra": {LABEL: [1, 0, 0], MISMATCHED: [0, 1, 0]}},
+    ],
+    ids=["demonstrations", "pairs of others", "one label", "a stranger"],
+)
+def test_completions_that_nobody_holds_apart_may_be_alike(said: dict[str, Any]) -> None:
+    found = encoded(alike_once_cut(**said))
+    assert not found.dropped
+    assert found.truncated == 2
+    assert found.batch[IDS] == ["alike"]
+
+
+def test_a_group_that_is_dropped_for_being_alike_takes_nothing_of_the_others_with_it() -> None:
+    before = Group(id="before", prompt="p", completions=["a", "b"], pairs=[(1, 0)], extra={SOFT: [0.7]})
+    after = Group(id="after", prompt="q", completions=["c", "dd"], pairs=[(0, 1)], extra={SOFT: [0.9]})
+    found = encoded(before, alike_once_cut(pairs=[(0, 1)], extra={SOFT: [0.8]}), after).batch
+    assert found[IDS] == ["before", "after"]
+    assert (found[CHOSEN].tolist(), found[REJECTED].tolist()) == ([1, 2], [0, 3])
+    assert found[SOFT].tolist() == pytest.approx([0.7, 0.9])
+    assert found[SEQ].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+
+
+def test_answers_that_a_template_trims_to_the_same_are_dropped_without_blaming_the_cut() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | trim }}|{% endfor %}"
+    group = Group(id="a", prompt=list(QUESTION), completions=["yes", "yes "], pairs=[(0, 1)])
+    [(_, why)] = encoder(tokenizer)(batch_of([group])).dropped
+    assert why == "completions 1 and 2 are to differ, and are the same 5 tokens"
 
 
 def test_a_tokenizer_without_a_template_refuses_chats_and_says_how_to_mend_it() -> None:
