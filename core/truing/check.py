@@ -4,18 +4,19 @@ Folds what each stage needs and adds along the way of a batch, before anything i
 
     source -> encode -> (generator -> scorer -> advantage) -> model -> loss
 
-With a generator, what the source says of completions ends there: others are sampled.
+With a generator, what the source says of completions ends there: others are sampled. A phase without optimizer and loss
+ends before the model: it makes data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from truing.errors import Problem, did_you_mean
-from truing.fields import ANSWERS, Field, Fields, fields
+from truing.fields import ANSWERS, SEQ, TOKENS, Field, Fields, fields
 from truing.recipe import Phase, Recipe
 from truing.registry import Registry
 from truing.stage import AnySpec
@@ -23,6 +24,8 @@ from truing.toml import Document
 
 PHASE_MODEL = {"accepts": "@model"}
 """`Meta(extra=PHASE_MODEL)` marks an option that may name the model of an earlier phase: `path = "@sft"`."""
+PHASE_DATA = {"accepts": "@data"}
+"""The same of an option, or a list, that may name the data of earlier phases."""
 
 _NEEDED = ("source", "model", "optimizer", "loss")
 _SAMPLED = {"scorer": "scores", "advantage": "compares"}
@@ -32,22 +35,39 @@ _MENDS = {
     "optimizer": 'say how it learns: [optimizer] with use = "adamw"',
     "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
+_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness")
 
 
 def check(
     recipe: Recipe, document: Document, registry: Registry, broken: Collection[tuple[str | int, ...]]
 ) -> Iterator[Problem]:
     """Every problem that shows only when the parts are seen together. `broken` tables were reported already."""
-    earlier: list[str] = []
+    models: dict[str, Fields | None] = {}
+    data: dict[str, Fields | None] = {}
     for phase in recipe.phases:
-        yield from _tables(phase, document)
-        yield from _loop(phase, document)
+        present = _present(phase, document)
+        makes_data = not present & {"optimizer", "loss"} and bool(present & {"generator", "scorer"})
+        yield from _tables(phase, document, present, makes_data)
+        yield from _data_loop(phase, document, present) if makes_data else _loop(phase, document)
         for table, spec in phase.parts():
-            yield from _options(spec, phase.table(table), document, earlier)
-        yield from _contract(phase, document, registry, broken)
-        earlier.append(phase.name)
+            yield from _options(spec, phase.table(table), document)
+            yield from _phases(spec, phase.table(table), document, PHASE_MODEL, models, registry)
+            yield from _phases(spec, phase.table(table), document, PHASE_DATA, data, registry)
+        yield from _contract(phase, document, registry, broken, makes_data)
+        sound = not any(phase.table(table) in broken for table in present)
+        (data if makes_data else models)[phase.name] = _made(phase) if makes_data and sound else None
     for index, spec in enumerate(recipe.observers):
-        yield from _options(spec, ("observer", index), document, [])
+        yield from _options(spec, ("observer", index), document)
+
+
+def named(spec: AnySpec, accepts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The options of a component that name earlier phases, and those phases. accepts: PHASE_MODEL or PHASE_DATA"""
+    for option, hint in get_type_hints(type(spec), include_extras=True).items():
+        if _accepts(hint, accepts):
+            value: str | list[str] = getattr(spec, option)
+            for each in [value] if isinstance(value, str) else value:
+                if each.startswith("@"):
+                    yield option, each[1:]
 
 
 def wanted(phase: Phase) -> Fields:
@@ -58,18 +78,34 @@ def wanted(phase: Phase) -> Fields:
     return needs
 
 
-def _tables(phase: Phase, document: Document) -> Iterator[Problem]:
+def _present(phase: Phase, document: Document) -> set[str]:
+    """The tables that a phase has in the file, sound or not."""
     present: Any = document.values
     for key in phase.table():
         present = present[key]
-    for table in _NEEDED:
+    return set(present)
+
+
+def _tables(phase: Phase, document: Document, present: set[str], makes_data: bool) -> Iterator[Problem]:
+    for table in _NEEDED[:2] if makes_data else _NEEDED:
         if table not in present:
             header = ".".join(phase.table(table))
             yield Problem(document.where(*phase.table()), f"no [{header}] in this recipe", _MENDS[table])
     for table, does in _SAMPLED.items():
-        if table in present and "generator" not in present:
+        if table in present and "generator" not in present and not makes_data:
             what = f"the {table} {does} what a generator writes, and this phase has none"
             yield Problem(document.where(*phase.table(table)), what, "add a [generator], or take it out")
+
+
+def _data_loop(phase: Phase, document: Document, present: set[str]) -> Iterator[Problem]:
+    """What is of no use where nothing is learned."""
+    mend = "it goes through its source once; take it out, or say what is learned with [optimizer] and [loss]"
+    for option in _OF_LEARNING:
+        if getattr(phase.loop, option):
+            path = phase.table("loop", option)
+            yield Problem(document.where(*path), f"loop.{option} in a phase that makes data", mend)
+    if "holdout" in present:
+        yield Problem(document.where(*phase.table("holdout")), "a [holdout] in a phase that makes data", mend)
 
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
@@ -93,26 +129,46 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
         )
 
 
-def _options(
-    spec: AnySpec, path: tuple[str | int, ...], document: Document, earlier: Collection[str]
-) -> Iterator[Problem]:
+def _options(spec: AnySpec, path: tuple[str | int, ...], document: Document) -> Iterator[Problem]:
     for fault in spec.problems():
         yield Problem(document.where(*path, fault.option), fault.what, fault.mend)
-    for option, hint in get_type_hints(type(spec), include_extras=True).items():
-        value = getattr(spec, option, None)
-        if isinstance(value, str) and value.startswith("@") and _accepts_a_phase(hint) and value[1:] not in earlier:
-            mend = did_you_mean(value[1:], earlier) if earlier else "no phase comes before this one"
-            yield Problem(document.where(*path, option), f'no earlier phase called "{value[1:]}" makes a model', mend)
 
 
-def _accepts_a_phase(hint: Any) -> bool:
+def _phases(
+    spec: AnySpec,
+    path: tuple[str | int, ...],
+    document: Document,
+    accepts: Mapping[str, str],
+    earlier: Mapping[str, Fields | None],
+    registry: Registry,
+) -> Iterator[Problem]:
+    """Options that name earlier phases: is there such a one, and do the data it made have what is read of them?"""
+    what = "data" if accepts is PHASE_DATA else "a model"
+    for option, name in named(spec, accepts):
+        where = document.where(*path, option)
+        if name not in earlier:
+            mend = did_you_mean(name, earlier) if earlier else f"no phase before this one makes {what}"
+            yield Problem(where, f'no earlier phase called "{name}" makes {what}', mend)
+            continue
+        have = earlier[name]
+        lacking = spec.reads() - have if have is not None else fields()
+        for need in sorted(lacking, key=lambda field: field.name):
+            mend = _indented("\n".join(registry.providers(need, ("source", "model"))), where)
+            yield Problem(where, f'{spec.kind} "{spec.name}" reads {need}, which "{name}" does not provide', mend)
+
+
+def _accepts(hint: Any, accepts: Mapping[str, str]) -> bool:
     if get_origin(hint) is not Annotated:
         return False
-    return any(isinstance(note, msgspec.Meta) and (note.extra or {}) == PHASE_MODEL for note in get_args(hint)[1:])
+    return any(isinstance(note, msgspec.Meta) and (note.extra or {}) == accepts for note in get_args(hint)[1:])
 
 
 def _contract(
-    phase: Phase, document: Document, registry: Registry, broken: Collection[tuple[str | int, ...]]
+    phase: Phase,
+    document: Document,
+    registry: Registry,
+    broken: Collection[tuple[str | int, ...]],
+    makes_data: bool,
 ) -> Iterator[Problem]:
     if phase.model is None or any(
         phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model")
@@ -122,12 +178,11 @@ def _contract(
         opening = getattr(phase, first)
         if opening is None:
             continue
-        have: Fields = opening.provides()
-        past = ("source", "holdout", *(() if phase.generator else _SAMPLED))
-        if phase.generator is not None:
-            have = frozenset(key for key in have if key.dims in ("", "group")) | phase.model.encodes() | {ANSWERS}
-            # Of a holdout, completions are sampled and scored; nothing is learned from them.
-            past = past if first == "source" else (*past, "advantage", "model", "optimizer", "loss")
+        have = _encoded(phase, opening.provides()) if phase.generator or makes_data else opening.provides()
+        past = ("source", "holdout", *(("model",) if makes_data else () if phase.generator else _SAMPLED))
+        if phase.generator and first == "holdout":
+            # Completions are sampled and scored; nothing is learned from them.
+            past = (*past, "advantage", "model", "optimizer", "loss")
         for table, spec in phase.parts():
             if table in past:
                 continue
@@ -148,6 +203,20 @@ def _contract(
                         document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table)))
                     )
             have |= spec.provides()
+
+
+def _encoded(phase: Phase, have: Fields) -> Fields:
+    """What a generator is handed, or where there is none a scorer, of what a source provides."""
+    assert phase.model
+    if phase.generator:
+        return frozenset(key for key in have if key.dims in ("", "group")) | phase.model.encodes() | {ANSWERS}
+    return have | phase.model.encodes() | fields(TOKENS, SEQ)
+
+
+def _made(phase: Phase) -> Fields:
+    """What the data have that a phase makes."""
+    have = _encoded(phase, phase.source.provides()) if phase.source and phase.model else fields()
+    return have.union(*(spec.provides() for table, spec in phase.parts() if table in ("generator", *_SAMPLED)))
 
 
 def _no_help(phase: Phase, need: Field[Any]) -> Collection[str]:

@@ -17,6 +17,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from truing.bus import Bus
 from truing.check import wanted
+from truing.collect import collect
 from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
 from truing.journal import Journal, PhaseFolder, write_whole
@@ -25,6 +26,7 @@ from truing.online import online
 from truing.plugins import Plugins
 from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
+from truing.sampling import Stages
 from truing.stage import Model, Observer
 
 _CLOSE_SECONDS = 60.0
@@ -92,11 +94,11 @@ async def conduct(
 
 
 async def _phases(recipe: Recipe, journal: Journal, run: Run) -> Exception | None:
-    """One after another; a phase whose model is there was done before a resume. A failure is returned, not raised, so
-    that the observers live to hear of it."""
+    """One after another; a phase whose model or data are there was done before a resume. A failure is returned, not
+    raised, so that the observers live to hear of it."""
     try:
         for phase in recipe.phases:
-            if not run.stop and not journal.phase(phase.name).model.exists():
+            if not run.stop and not journal.phase(phase.name).made:
                 await _phase(phase, journal, run)
     except Exception as error:
         cause = first_cause(error)
@@ -129,14 +131,14 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
     folder = journal.phase(phase.name)
     status = "failed"
     try:
-        parts = await run.unless_stopped(_build, phase, run)
-        if parts is not None:
-            await (online if parts.generator else offline)(parts, phase.loop, run, folder)
-        if parts is None or run.stop:
-            status = "interrupted"
-            return
-        await _export(parts.model, folder, run)
-        status = "finished"
+        stages = await run.unless_stopped(_parts if not phase.makes_data else _stages, phase, run)
+        if isinstance(stages, Parts):
+            await (online if stages.generator else offline)(stages, phase.loop, run, folder)
+            if not run.stop:
+                await _export(stages.model, folder, run)
+        elif stages is not None:
+            await collect(stages, phase.loop, run, folder)
+        status = "interrupted" if run.stop else "finished"
     except Stopped:
         status = "interrupted"
     finally:
@@ -154,23 +156,30 @@ async def _export(model: Model, folder: PhaseFolder, run: Run) -> None:
     folder.forget()
 
 
-def _build(phase: Phase, run: Run) -> Parts:
-    # check() lets no phase through without these four.
+def _stages(phase: Phase, run: Run) -> Stages:
+    # check() lets no phase through without these two.
     assert phase.source
     assert phase.model
-    assert phase.optimizer
-    assert phase.loss
-    return Parts(
+    return Stages(
         source=phase.source.build(run),
         model=phase.model.build(run),
-        optimizer=phase.optimizer.build(run),
-        loss=phase.loss.build(run),
-        needs=phase.loss.requires(),
-        holdout=phase.holdout.build(run) if phase.holdout else None,
         generator=phase.generator.build(run) if phase.generator else None,
         scorer=phase.scorer.build(run) if phase.scorer else None,
         advantage=phase.advantage.build(run) if phase.advantage else None,
         options=_flat(phase),
+    )
+
+
+def _parts(phase: Phase, run: Run) -> Parts:
+    # Nor one that learns without these.
+    assert phase.optimizer
+    assert phase.loss
+    return Parts(
+        **vars(_stages(phase, run)),
+        optimizer=phase.optimizer.build(run),
+        loss=phase.loss.build(run),
+        needs=phase.loss.requires(),
+        holdout=phase.holdout.build(run) if phase.holdout else None,
     )
 
 

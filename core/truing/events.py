@@ -87,6 +87,14 @@ class ModelSaved(Event, frozen=True, kw_only=True):
     """what the model says of itself: architecture, parameters, precision"""
 
 
+class DataSaved(Event, frozen=True, kw_only=True):
+    """A phase that makes data is done."""
+
+    phase: str
+    path: str
+    groups: int
+
+
 class Notice(Event, frozen=True, kw_only=True):
     """Something a person should know that is not an error: a fallback taken, an observer that stopped."""
 

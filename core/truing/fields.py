@@ -115,6 +115,8 @@ PROMPTS: Field[list[Text]] = Field("prompts", "group")
 COMPLETIONS: Field[list[Text]] = Field("completions", "seq")
 ANSWERS: Field[list[Text]] = Field("answers", "group")
 """The completion a prompt came with, where others are sampled: what a verifier compares with."""
+METADATA: Field[list[dict[str, Any]]] = Field("metadata", "group")
+"""What a source knows of a prompt beside its text, for a verifier that needs more than an answer."""
 GROUP: Field[Tensor] = Field("group", "seq", "int64", into="group")
 CHOSEN: Field[Tensor] = Field("chosen", "pair", "int64", into="seq")
 REJECTED: Field[Tensor] = Field("rejected", "pair", "int64", into="seq")
@@ -142,6 +144,8 @@ FINISH: Field[list[str]] = Field("finish", "seq")
 """Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`."""
 VERSION: Field[Tensor] = Field("version", "seq", "int64")
 """The version of the weights under which the first token of a completion was drawn."""
+OPPONENT: Field[Tensor] = Field("opponent", "seq", "int64")
+"""1: a completion that the opponent wrote, 0: one that the policy wrote."""
 
 LABEL: Field[Tensor] = Field("label", "seq", "int64")
 """1: a desirable completion, 0: an undesirable one."""

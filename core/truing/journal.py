@@ -3,7 +3,8 @@
     <run>/run.json         name, status, process, versions: written first, replaced whole
     <run>/recipe.toml      the recipe as it was written      resolved.toml   with every default filled in
     <run>/events.jsonl     every event, one line each
-    <run>/<phase>/checkpoints/step-000012/    what a phase goes on from      model/   what it made
+    <run>/<phase>/checkpoints/step-000012/    what a phase goes on from      model/   what it made, or
+    <run>/<phase>/batches.jsonl               what it has written so far     data/    what it wrote: groups.jsonl
 
 A folder is written under another name, synced, and renamed: it is whole or it is not there.
 """
@@ -26,6 +27,7 @@ from truing.events import Event
 from truing.recipe import Recipe
 
 FORMAT = 1
+GROUPS = "groups.jsonl"
 
 
 class RunFile(msgspec.Struct, kw_only=True, frozen=True):
@@ -164,11 +166,18 @@ class Journal:
 
 
 class PhaseFolder:
-    """The checkpoints of a phase and the model it made."""
+    """What a phase goes on from, and what it made: a model, or data."""
 
     def __init__(self, folder: Path) -> None:
         self.model = folder / "model"
+        self.data = folder / "data"
         self._checkpoints = folder / "checkpoints"
+        self._batches = folder / "batches.jsonl"
+
+    @property
+    def made(self) -> bool:
+        """Whether the phase is done."""
+        return self.model.exists() or self.data.exists()
 
     def save(self, position: Position, write: Callable[[Path], None], keep: int) -> Path:
         """Take a checkpoint with `write`, then forget all but the newest `keep`."""
@@ -192,6 +201,33 @@ class PhaseFolder:
     def forget(self) -> None:
         """Remove the checkpoints of a phase that is done."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    def batches(self) -> int:
+        """How many batches of data are written. One that was torn by a crash is taken away."""
+        if not self._batches.exists():
+            return 0
+        whole, end, _ = self._batches.read_bytes().rpartition(b"\n")
+        os.truncate(self._batches, len(whole + end))
+        return (whole + end).count(b"\n")
+
+    def add(self, batch: bytes) -> None:
+        """Write one more batch, a JSON list of its rows. Raises RunFailed when the disk does not take it."""
+        try:
+            self._batches.parent.mkdir(parents=True, exist_ok=True)
+            with self._batches.open("ab") as file:
+                file.write(batch + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunFailed(f"cannot write {self._batches}: {error.strerror}") from None
+
+    def finish(self) -> tuple[Path, int]:
+        """Put the rows of all batches into data/groups.jsonl; its path, and how many they are."""
+        kept = self._batches.read_bytes().splitlines() if self._batches.exists() else []
+        rows = [bytes(row) for line in kept for row in msgspec.json.decode(line, type=list[msgspec.Raw])]
+        write_whole(self.data, lambda folder: (folder / GROUPS).write_bytes(b"".join(row + b"\n" for row in rows)))
+        self._batches.unlink(missing_ok=True)
+        return self.data / GROUPS, len(rows)
 
     def _all(self) -> list[Path]:
         found = [path for path in self._checkpoints.glob("step-*") if path.name[5:].isdigit()]

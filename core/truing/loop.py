@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -27,27 +27,19 @@ from truing.fields import IDS, VERSION, Batch, Fields
 from truing.journal import PhaseFolder, Position
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.stage import AdvantageEstimator, DataInfo, Generator, Loss, Model, Optimizer, Scorer, Source
+from truing.sampling import Metrics, Stages
+from truing.stage import DataInfo, Loss, Model, Optimizer, Source
 
 
-@dataclass(frozen=True)
-class Parts:
+@dataclass(frozen=True, kw_only=True)
+class Parts(Stages):
     """What a loop puts together, all of it built."""
 
-    source: Source
-    model: Model
     optimizer: Optimizer
     loss: Loss
     needs: Fields
     """what the loss is handed, and nothing else"""
     holdout: Source | None = None
-    generator: Generator | None = None
-    scorer: Scorer | None = None
-    advantage: AdvantageEstimator | None = None
-    options: Mapping[str, object] = field(default_factory=dict[str, object])
-
-
-Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ class Phase:
     optimizer: OptimizerSpec | None = None
     loss: LossSpec | None = None
 
+    @property
+    def makes_data(self) -> bool:
+        """Whether nothing is learned: what is sampled or scored is written down instead."""
+        return self.optimizer is None and self.loss is None and bool(self.generator or self.scorer)
+
     def parts(self) -> Iterator[tuple[str, AnySpec]]:
         """The tables of the phase that name a component, in the order in which a batch meets them."""
         for member in members(self):

@@ -90,9 +90,9 @@ class Run:
         """Where the current phase keeps its model and checkpoints."""
         return self.folder / self.phase
 
-    def resolve(self, path: str) -> str:
-        """`@phase` becomes the folder of the model that phase made; any other path stays as it is."""
-        return str(self.folder / path[1:] / "model") if path.startswith("@") else path
+    def resolve(self, path: str, made: str = "model") -> str:
+        """`@phase` becomes the folder of the model, or of the `data`, that phase made; another path stays as it is."""
+        return str(self.folder / path[1:] / made) if path.startswith("@") else path
 
     def seed_for(self, *what: object) -> int:
         """A seed that depends on the run's seed and on `what` alone, never on a worker or the time of day."""

@@ -66,6 +66,10 @@ class Weights(Protocol):
         """Every tensor of the model by the name transformers gives it, adapters merged in."""
         ...
 
+    def reference(self) -> Weights:
+        """The weights of the reference that the phase is held to: as it was loaded, whatever was learned or resumed."""
+        ...
+
 
 class Generator(Protocol):
     """Adds completions to prompts."""
@@ -228,6 +232,10 @@ class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown
 
     def provides(self) -> Fields:
         """What it adds to the batch; may depend on the options."""
+        return fields()
+
+    def reads(self) -> Fields:
+        """What must be on the data of an earlier phase, if an option names one."""
         return fields()
 
     def problems(self) -> Iterable[Fault]:

@@ -13,6 +13,7 @@ from truing.events import (
     Alarm,
     CheckpointSaved,
     DataOpened,
+    DataSaved,
     Evaluated,
     Event,
     GroupDropped,
@@ -27,7 +28,7 @@ from truing.events import (
 
 Tone = Literal["", "good", "bad"]
 
-KEY_METRICS = ("loss", "accuracy", "margin")
+KEY_METRICS = ("loss", "accuracy", "margin", "score")
 _FIRST_FEW = 4
 
 
@@ -77,6 +78,8 @@ class Report:
                 yield self._of(event.phase, f"checkpoint {event.path}")
             case ModelSaved():
                 yield self._of(event.phase, f"model {event.path}", "good")
+            case DataSaved():
+                yield self._of(event.phase, f"{_count(event.groups, 'group')} in {event.path}", "good")
             case Alarm():
                 yield self._of(event.phase, f"step {event.step}, alarm {event.name}: {event.text}", "bad")
             case Notice():

@@ -1,8 +1,9 @@
-"""The menu of data sources: files of rows, data sets of the `datasets` library, generated puzzles.
+"""The menu of data sources: files of rows, data sets of the `datasets` library, generated puzzles, earlier phases.
 
 Only promises live here: the options, and what can be said of them without opening anything; `mapping` has those that
 all sources of rows share. `rows` turns one row into a group, `files` and `hub` read rows, `tasks` makes puzzles up,
-`forms` makes one form of data of another, `held` hands groups out epoch by epoch.
+`collected` reads what an earlier phase wrote, `forms` makes one form of data of another, `held` hands groups out
+epoch by epoch.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from truing.fields import (
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
 from truing_data.mapping import MappedSource
+from truing_data.menu_collected import Collected
 
 
 class Jsonl(MappedSource, frozen=True, kw_only=True):
@@ -237,4 +239,4 @@ def _easy() -> dict[str, dict[str, Any]]:
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Every source of this plugin."""
-    return [Jsonl, Parquet, HuggingFace, ReasoningGym]
+    return [Jsonl, Parquet, HuggingFace, ReasoningGym, Collected]

@@ -32,6 +32,7 @@ from mlflow.types.schema import Array
 from truing.events import (
     Alarm,
     DataOpened,
+    DataSaved,
     Evaluated,
     Event,
     GroupDropped,
@@ -152,6 +153,9 @@ class Shipper:
             case ModelSaved():
                 if self._options.log_model != "none":
                     self._model(event)
+            case DataSaved():
+                told = f"{event.groups} groups in {event.path}"
+                self._client.set_tag(self._phase_run(event.phase, event.time), "truing.data", words.redact(told))
             case PhaseEnded():
                 self._phase_ended(event)
             case RunEnded():

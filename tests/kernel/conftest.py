@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar
 import pytest
 from msgspec import Meta
 
-from truing.check import PHASE_MODEL
-from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, LOGPROBS, PROMPTS, REJECTED, Fields, fields
+from truing.check import PHASE_DATA, PHASE_MODEL
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, LOGPROBS, PROMPTS, REJECTED, SCORES, Fields, fields
 from truing.plugins import Plugins
 from truing.recipe import Recipe, read
 from truing.registry import Registry
-from truing.stage import AnySpec, LossSpec, SourceSpec
+from truing.stage import AnySpec, GeneratorSpec, LossSpec, SourceSpec
 from truing.testing import TOYS, ToyModelSpec
 
 
@@ -30,6 +30,31 @@ class Rows(SourceSpec, frozen=True, kw_only=True):
     def provides(self) -> Fields:
         text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
         return text | fields(CHOSEN, REJECTED) if self.chosen else text
+
+
+class Kept(SourceSpec, frozen=True, kw_only=True):
+    """Reads what an earlier phase wrote."""
+
+    name: ClassVar[str] = "kept"
+    target: ClassVar[str] = "truing.testing:ToySource"
+    path: Annotated[str, Meta(description="a file, or @phase", extra=PHASE_DATA)]
+    scored: Annotated[bool, Meta(description="whether it needs scores")] = False
+
+    def provides(self) -> Fields:
+        return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+
+    def reads(self) -> Fields:
+        return fields(SCORES) if self.scored else fields()
+
+
+class Writer(GeneratorSpec, frozen=True, kw_only=True):
+    """Writes completions."""
+
+    name: ClassVar[str] = "toy-writer"
+    target: ClassVar[str] = "truing.testing:nothing"
+
+    def provides(self) -> Fields:
+        return fields(COMPLETIONS, GROUP)
 
 
 class Phased(ToyModelSpec, frozen=True, kw_only=True):
@@ -66,7 +91,7 @@ class Single(LossSpec, frozen=True, kw_only=True):
 def plugins() -> Plugins:
     """The toys, and nothing that is installed."""
     registry = Registry()
-    some: list[type[AnySpec]] = [*TOYS, Rows, Phased, Pairs, Single]
+    some: list[type[AnySpec]] = [*TOYS, Rows, Kept, Writer, Phased, Pairs, Single]
     registry.add_all(some, "toys")
     return Plugins(registry, [], [])
 

@@ -86,8 +86,8 @@ def test_every_missing_table_is_named(recipe: MakeRecipe) -> None:
 @pytest.mark.parametrize(
     ("paths", "where", "mend"),
     [
-        ({"sft": "@sft"}, "recipe.toml:9", "no phase comes before this one"),
-        ({"sft": "@dpo", "dpo": ""}, "recipe.toml:9", "no phase comes before this one"),
+        ({"sft": "@sft"}, "recipe.toml:9", "no phase before this one makes a model"),
+        ({"sft": "@dpo", "dpo": ""}, "recipe.toml:9", "no phase before this one makes a model"),
         ({"sft": "", "dpo": "@stf"}, "recipe.toml:18", 'did you mean "sft"?'),
         ({"sft": "", "dpo": "@dpo"}, "recipe.toml:18", "known here: sft"),
     ],

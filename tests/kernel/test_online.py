@@ -29,9 +29,10 @@ from truing.fields import (
 )
 from truing.journal import PhaseFolder
 from truing.loop import Parts
-from truing.online import online, prompts_of
+from truing.online import online
 from truing.recipe import Loop
 from truing.run import Run, Stop, Stopped
+from truing.sampling import prompts_of
 from truing.stage import Encoded, Weights
 from truing.testing import (
     ToyLossSpec,

@@ -12,7 +12,7 @@ import pytest
 
 from truing import plugins as discovery
 from truing.errors import UserError
-from truing.plugins import discover, hookimpl
+from truing.plugins import Command, discover, hookimpl
 from truing.stage import LossSpec
 
 Install = Callable[..., None]
@@ -26,7 +26,7 @@ def loss(word: str) -> type[LossSpec]:
     return Made
 
 
-def module(*losses: str, recipes: list[Path] | None = None) -> ModuleType:
+def module(*losses: str, recipes: list[Path] | None = None, commands: tuple[str, ...] = ()) -> ModuleType:
     made = ModuleType("made")
     specs = [loss(word) for word in losses]
 
@@ -38,7 +38,12 @@ def module(*losses: str, recipes: list[Path] | None = None) -> ModuleType:
     def truing_recipes() -> list[Path]:
         return recipes or []
 
+    @hookimpl
+    def truing_commands() -> list[Command]:
+        return [Command(name, "nowhere:nothing") for name in commands]
+
     made.truing_specs, made.truing_recipes = truing_specs, truing_recipes  # type: ignore[attr-defined]
+    made.truing_commands = truing_commands  # type: ignore[attr-defined]
     return made
 
 
@@ -122,6 +127,14 @@ def test_on_a_clash_the_stranger_is_refused_and_none_of_it_is_used(install: Inst
     assert [plugin.name for plugin in found.loaded] == ["ours", "aaa"]
     assert found.loaded[1].error == 'loss "sft" comes from two plugins: ours and aaa'
     assert list(found.registry.shelf("loss")) == ["sft"]
+
+
+def test_a_command_that_another_plugin_has_is_refused_with_all_that_comes_with_it(install: Install) -> None:
+    install(ours=module(commands=("data report",)), rival=module("hinge", commands=("data report", "select")))
+    found = discover()
+    assert list(found.commands) == ["data report"]
+    assert found.loaded[1].error == "another plugin has the command `truing data report` already"
+    assert not found.registry.shelf("loss")
 
 
 def test_a_blocked_plugin_is_not_even_imported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The command `truing`: one module per concern, each a thin layer over the kernel.
 
     app.py        the commands, by name, and what becomes of errors
+    brought.py    the commands that plugins bring
     options.py    options that several commands take
     running.py    run, resume, track
     reporting.py  report; summary.py is what it finds in the events

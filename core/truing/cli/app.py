@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from truing.cli import catalogue, checking, init, output, planning, reporting, running, schema
+from truing.cli.brought import Commands
 from truing.errors import RunFailed, UserError
 
 app = typer.Typer(
     name="truing",
+    cls=Commands,
     help="Preference learning and RLHF from typed parts: one TOML file, checked before anything loads.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -26,13 +26,14 @@ _STEPS, _GROUPS = 32, 512
 
 
 class Planned(NamedTuple):
-    """What is told of a phase. estimate: None where the model says nothing of itself."""
+    """What is told of a phase. estimate: None where nothing can be said, for the reason that `why` gives."""
 
     phase: str
     model: str
     groups: int
     steps: int
     estimate: Estimate | None
+    why: str = ""
 
     @property
     def fits(self) -> bool | None:
@@ -59,7 +60,7 @@ def plan(
     loaded = load(recipe, discover(block or ()), overrides or ())
     try:
         planned = anyio.run(_planned, loaded)
-    except Exception as error:
+    except Exception as error:  # a task group wraps what a source raised, whatever that is
         cause = first_cause(error)
         if isinstance(cause, TruingError):
             raise cause from None
@@ -99,10 +100,19 @@ async def _planned(recipe: Recipe) -> list[Planned]:
 async def _phase(phase: Phase, run: Run, earlier: Mapping[str, ModelSpec]) -> Planned:
     from anyio.to_thread import run_sync
 
+    from truing.check import PHASE_DATA, named
+
     assert phase.source, "check() lets no phase through without a source"
     assert phase.model, "check() lets no phase through without a model"
-    loop = phase.loop
+    loop, name, model = phase.loop, phase.name, phase.model.name
+    if earlier_data := [made for _, made in named(phase.source, PHASE_DATA)]:
+        return Planned(name, model, 0, 0, None, f"it reads what {', '.join(earlier_data)} has yet to write")
     groups, batches = await _sample(phase.source, loop.batch, run)
+    if phase.makes_data:
+        steps = min(loop.steps or groups, math.ceil(groups / loop.batch))
+        groups = min(groups, steps * loop.batch)
+        what = f"it writes {groups:,} groups down in {steps:,} batches; what sampling takes is not planned"
+        return Planned(name, model, groups, steps, None, what)
     held = (await _sample(phase.holdout, 1, run))[0] if phase.holdout else 0
     per_epoch = math.ceil(groups / loop.batch)
     steps = loop.steps or per_epoch * (loop.epochs or 1)
@@ -113,7 +123,7 @@ async def _phase(phase: Phase, run: Run, earlier: Mapping[str, ModelSpec]) -> Pl
         return planner(phase, batches, steps=steps, per_epoch=per_epoch, looks=held * (2 + between), earlier=earlier)
 
     told = await run_sync(estimate) if planner else None
-    return Planned(phase.name, phase.model.name, groups, steps, told)
+    return Planned(name, model, groups, steps, told, f'model "{model}" says nothing of itself; {steps:,} steps')
 
 
 async def _sample(source: SourceSpec, batch: int, run: Run) -> tuple[int, list[Batch]]:
@@ -166,7 +176,7 @@ def _print(planned: Sequence[Planned]) -> None:
     for one in planned:
         start = f"{one.phase}: " if one.phase else ""
         if one.estimate is None:
-            print(f'{start}model "{one.model}" says nothing of itself; {one.steps:,} steps')
+            print(f"{start}{one.why}")
         for note in one.estimate.notes if one.estimate else ():
             print(f"{start}{note}")
 

@@ -87,6 +87,8 @@ def _facts(phase: PhaseSummary) -> Iterator[tuple[str, str]]:
         yield "checkpoint", phase.checkpoint
     if phase.model:
         yield "model", phase.model
+    if phase.written:
+        yield "data", f"{phase.written.groups:,} groups: {phase.written.path}"
 
 
 def _print_facts(facts: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:

@@ -251,8 +251,9 @@ def _console(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode) -> 
 def _last_words(recipe: Recipe, journal: Journal, status: str, mode: Mode) -> None:
     """Where to look and what to do next: a run's result, so it goes to stdout, unless that is for JSON."""
     words = [("run folder", str(journal.folder))]
-    models = [journal.phase(phase.name).model for phase in recipe.phases]
-    words += [("model", str(model)) for model in models if model.exists()]
+    for phase in recipe.phases:
+        kept = journal.phase(phase.name)
+        words += [(path.name, str(path)) for path in (kept.model, kept.data) if path.exists()]
     words += [("tracking", address) for address in _tracking(recipe)]
     if status == "interrupted":
         words.append(("to go on", f"truing resume {journal.folder}"))

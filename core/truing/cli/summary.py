@@ -16,6 +16,7 @@ from truing.events import (
     Alarm,
     CheckpointSaved,
     DataOpened,
+    DataSaved,
     Evaluated,
     Event,
     GroupDropped,
@@ -67,6 +68,7 @@ class PhaseSummary(msgspec.Struct):
     alarms: list[Alarm] = []
     checkpoint: str = ""
     model: str = ""
+    written: DataSaved | None = None
 
 
 class Summary(msgspec.Struct):
@@ -146,6 +148,8 @@ class _Phase:
                 told.checkpoint = event.path
             case ModelSaved():
                 told.model, told.checkpoint = event.path, ""
+            case DataSaved():
+                told.written = event
             case PhaseEnded():
                 told.status = event.status
             case _:

@@ -1,0 +1,108 @@
+"""A phase that makes data: what is sampled, scored and compared is written down, for a later phase to learn from.
+
+    encode -> (generate) -> score -> compare -> rows
+
+It goes through its source once. Each batch is kept as soon as it is there, so a resume goes on behind the last one, and
+what is written is what an uninterrupted run would have written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from truing.errors import RunFailed
+from truing.events import DataSaved, GroupDropped, PhaseStarted, StepDone
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, Batch
+from truing.journal import PhaseFolder
+from truing.loop import open_source
+from truing.recipe import Loop
+from truing.run import Run, Stopped
+from truing.sampling import Sampling, Stages
+
+Row = dict[str, Any]
+
+
+async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> None:
+    """Write groups down until the source is at its end. Raises RunFailed and UserError."""
+    info = await open_source(stages.source, "source", run)
+    steps = min(loop.steps or info.groups, math.ceil(info.groups / loop.batch))
+    done = folder.batches()
+    run.bus.publish(PhaseStarted(phase=run.phase, options=dict(stages.options), steps=steps, start=done))
+    sampling = Sampling(stages, run)
+    await sampling.publish()
+    step = 0
+    async for raw in stages.source.batches(loop.batch, 0):
+        step += 1
+        if step > done:
+            if run.stop:
+                return
+            try:
+                metrics = await _batch(sampling, raw, folder)
+            except Stopped:
+                return
+            run.bus.publish(StepDone(phase=run.phase, step=step, steps=steps, epoch=0, metrics=metrics))
+        if step == steps:
+            break
+    path, groups = folder.finish()
+    if not groups:
+        raise RunFailed(f"no group of {info.origin} was left to write down; the dropped ones are in events.jsonl")
+    run.bus.publish(DataSaved(phase=run.phase, path=str(path.resolve()), groups=groups))
+
+
+async def _batch(sampling: Sampling, raw: Batch, folder: PhaseFolder) -> dict[str, float]:
+    """Sample, score and write down one batch; numbers to report of it."""
+    run = sampling.run
+    encoded = await anyio.to_thread.run_sync(sampling.stages.model.encode, sampling.text(raw))
+    for group, reason in encoded.dropped:
+        run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason))
+    if not encoded.batch[IDS]:
+        folder.add(b"[]")
+        return {"data/dropped": float(len(encoded.dropped))}
+    wave, metrics = await sampling.wave(encoded.batch)
+    folder.add(msgspec.json.encode(rows_of(wave)))
+    lost = len(encoded.dropped) + len(encoded.batch[IDS]) - len(wave[IDS])
+    return {**metrics, "data/dropped": float(lost)}
+
+
+def rows_of(batch: Batch) -> list[Row]:
+    """A row for each group: `id`, `prompt`, `completions`, `pairs` of places among them, and by its name whatever else
+    a batch has of groups, completions or pairs.
+
+    Tokens are left out: the texts are what another model can read, too.
+    """
+    group = _whole(batch[GROUP])
+    place = {seq: group[:seq].count(at) for seq, at in enumerate(group)}
+    rows: list[Row] = [
+        {"id": name, "prompt": prompt, "completions": []}
+        for name, prompt in zip(batch[IDS], batch[PROMPTS], strict=True)
+    ]
+    for at, text in zip(group, batch[COMPLETIONS], strict=True):
+        rows[at]["completions"].append(text)
+    if CHOSEN in batch:
+        for better, worse in zip(_whole(batch[CHOSEN]), _whole(batch[REJECTED]), strict=True):
+            rows[group[better]].setdefault("pairs", []).append([place[better], place[worse]])
+    of = {"group": range(len(rows)), "seq": group}
+    if CHOSEN in batch:
+        of["pair"] = [group[seq] for seq in _whole(batch[CHOSEN])]
+    for key, values in batch.items():
+        if key.into or key in (IDS, PROMPTS, COMPLETIONS) or key.dims not in of:
+            continue
+        for value, at in zip(_plain(values), of[key.dims], strict=True):
+            if key.dims == "group":
+                rows[at][key.name] = value
+            else:
+                rows[at].setdefault(key.name, []).append(value)
+    return rows
+
+
+def _plain(values: Any) -> list[Any]:
+    return cast("list[Any]", values if isinstance(values, list) else values.tolist())
+
+
+def _whole(values: object) -> list[int]:
+    return [int(value) for value in cast("Iterable[int]", values)]

@@ -1,0 +1,115 @@
+"""Groups that an earlier phase sampled and scored, made into what a loss learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from truing.errors import Problem, UserError
+from truing.fields import LABEL, MARGIN, RANK, Group, Text
+from truing.journal import GROUPS
+from truing.run import Run
+from truing_data.forms import finished
+from truing_data.held import Held, Loaded
+from truing_data.menu_collected import Collected
+
+
+class Kept(msgspec.Struct, kw_only=True):
+    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`."""
+
+    id: str
+    prompt: Text
+    completions: list[Text]
+    scores: list[float] = []
+    pairs: list[tuple[int, int]] = []
+
+
+def collected(spec: Collected, run: Run) -> Held:
+    """The source of a `collected` spec."""
+    named = [spec.path] if isinstance(spec.path, str) else spec.path
+    origin = ", ".join(named)
+
+    def load() -> Loaded:
+        kept = [row for path in named for row in _read(path, run, spec)]
+        kept = _numbered(kept)[spec.skip : None if spec.limit is None else spec.skip + spec.limit]
+        groups = [group for row in kept if (group := formed(row, spec)) is not None]
+        if not groups:
+            raise UserError(Problem(origin, f"no group is left of {len(kept):,} in the form {spec.form}"))
+        return Loaded(finished(groups, spec, origin), len(kept) - len(groups))
+
+    return Held(named[0].removeprefix("@"), origin, spec.shuffle, run, load)
+
+
+def formed(row: Kept, spec: Collected) -> Group | None:
+    """A group in the form asked for; None if nothing is to be learned from it: no pair, one score for all, none good
+    enough."""
+    prompt, completions = _in_one_form(row)
+    whole = Group(id=row.id, prompt=prompt, completions=completions)
+    if spec.form == "pairs":
+        if not row.pairs:
+            return None
+        margins = [row.scores[better] - row.scores[worse] for better, worse in row.pairs] if spec.margins else []
+        return msgspec.structs.replace(whole, pairs=row.pairs, extra={MARGIN: margins} if spec.margins else {})
+    if spec.form == "labels":
+        labels = [int(score >= (spec.threshold or 0.0)) for score in row.scores]
+        return msgspec.structs.replace(whole, extra={LABEL: labels})
+    if spec.form == "rankings":
+        return msgspec.structs.replace(whole, extra={RANK: ranks(row.scores)}) if len(set(row.scores)) > 1 else None
+    best = max(range(len(row.scores)), key=lambda at: row.scores[at])
+    if spec.threshold is not None and row.scores[best] < spec.threshold:
+        return None
+    return msgspec.structs.replace(whole, completions=[completions[best]])
+
+
+def ranks(scores: Sequence[float]) -> list[int]:
+    """The place of each score, the largest is 0; equal scores share one."""
+    places = {score: place for place, score in enumerate(sorted(set(scores), reverse=True))}
+    return [places[score] for score in scores]
+
+
+def _in_one_form(row: Kept) -> tuple[Text, list[Text]]:
+    """What was sampled is text; to a prompt of messages it is a message, too."""
+    if isinstance(row.prompt, str):
+        return row.prompt, row.completions
+    return row.prompt, [[{"role": "assistant", "content": it}] if isinstance(it, str) else it for it in row.completions]
+
+
+def _fault(row: Kept, spec: Collected) -> str:
+    """Why a row of a file cannot be what the options ask for, "" if it can."""
+    count = len(row.completions)
+    if not count:
+        return "no completions"
+    if (spec.form != "pairs" or spec.margins) and len(row.scores) != count:
+        return f"{len(row.scores)} scores for {count} completions"
+    outside = [place for pair in row.pairs for place in pair if not 0 <= place < count]
+    return f"a pair names completion {outside[0]}, and there are {count}, counted from 0" if outside else ""
+
+
+def _read(path: str, run: Run, spec: Collected) -> Iterator[Kept]:
+    """The groups of a file, or of what a phase made. Raises UserError."""
+    file = Path(run.resolve(path, "data")) / GROUPS if path.startswith("@") else Path(path).expanduser()
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(Problem(path, f"cannot read {file}: {error.strerror}")) from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = msgspec.json.decode(line, type=Kept)
+            fault = _fault(row, spec)
+        except msgspec.DecodeError as error:
+            row, fault = None, f"no group as a phase writes it: {error}"
+        if row is None or fault:
+            raise UserError(Problem(f"{file}:{number}", fault, 'use = "jsonl" reads rows of your own'))
+        yield row
+
+
+def _numbered(rows: list[Kept]) -> list[Kept]:
+    """Rows with an id each of its own: a prompt that several phases sampled for comes several times."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        seen[row.id] = seen.get(row.id, 0) + 1
+        if seen[row.id] > 1:
+            row.id = f"{row.id}#{seen[row.id]}"
+    return rows

@@ -1,0 +1,101 @@
+"""The menu entry of data that an earlier phase made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from truing.check import PHASE_DATA
+from truing.fields import (
+    CHOSEN,
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LABEL,
+    MARGIN,
+    MISMATCHED,
+    PROMPTS,
+    RANK,
+    REJECTED,
+    SCORES,
+    Field,
+    Fields,
+    fields,
+)
+from truing.stage import Fault, SourceSpec
+
+_FORMS: Mapping[str, Fields] = {
+    "pairs": fields(CHOSEN, REJECTED),
+    "rankings": fields(RANK),
+    "labels": fields(LABEL),
+    "best": fields(),
+}
+_HOW = {CHOSEN: 'pairs"', REJECTED: 'pairs"', RANK: 'rankings"', LABEL: 'labels"'}
+
+
+class Collected(SourceSpec, frozen=True, kw_only=True):
+    """What earlier phases sampled and scored, in the form a loss learns from.
+
+    A phase without [optimizer] and [loss] makes such data. Several phases may be named: then a later round learns from
+    what all rounds collected. The files are JSON lines, a group a line; a path that is none of a phase's reads one.
+    """
+
+    name: ClassVar[str] = "collected"
+    target: ClassVar[str] = "truing_data.collected:collected"
+    offers: ClassVar[Mapping[Field[Any], str]] = {
+        **{key: f'with form = "{how}' for key, how in _HOW.items()},
+        MARGIN: 'with form = "pairs" and margins = true',
+        MISMATCHED: 'with form = "labels" and mismatched = true',
+    }
+
+    path: Annotated[
+        str | list[str],
+        Meta(description="`@phase`: the data that phase made; a file of such groups; or a list", extra=PHASE_DATA),
+    ]
+    form: Annotated[
+        Literal["pairs", "rankings", "labels", "best"],
+        Meta(
+            description="pairs: those the phase's advantage chose; rankings: all completions by their scores; labels: "
+            "all, desirable from `threshold` on; best: the best of each group, as a demonstration"
+        ),
+    ]
+    threshold: Annotated[
+        float | None,
+        Meta(description="labels: the least score of a desirable one; best: of one that is learned from; else all are"),
+    ] = None
+    margins: Annotated[bool, Meta(description="pairs: hand on by how much the better one scored higher")] = False
+    mismatched: Annotated[
+        bool, Meta(description="labels: add to every prompt a completion of another one, marked as such, for KTO")
+    ] = False
+    skip: Annotated[int, Meta(ge=0, description="groups left out at the start, those kept for a holdout")] = 0
+    limit: Annotated[int | None, Meta(description="how many groups to use, after `skip`; all when not given")] = None
+    shuffle: Annotated[
+        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
+    ] = True
+
+    def provides(self) -> Fields:
+        """Groups in the form asked for."""
+        more = (fields(MARGIN) if self.margins else fields()) | (fields(MISMATCHED) if self.mismatched else fields())
+        return fields(IDS, PROMPTS, COMPLETIONS, GROUP) | _FORMS[self.form] | more
+
+    def reads(self) -> Fields:
+        """Pairs, or the scores to make the form of."""
+        scored = fields(SCORES) if self.form != "pairs" or self.margins else fields()
+        return scored | (fields(CHOSEN, REJECTED) if self.form == "pairs" else fields())
+
+    def problems(self) -> Iterator[Fault]:
+        """Options of another form."""
+        if self.form == "labels" and self.threshold is None:
+            yield Fault(
+                "form", "labels need a threshold", "write threshold = the least score of a desirable completion"
+            )
+        if self.form in ("pairs", "rankings") and self.threshold is not None:
+            yield Fault("threshold", f'threshold has no effect with form = "{self.form}"', "take it out")
+        if self.margins and self.form != "pairs":
+            yield Fault("margins", "margins are of pairs", 'write form = "pairs", or take it out')
+        if self.mismatched and self.form != "labels":
+            yield Fault("mismatched", "mismatched is for labelled completions", 'write form = "labels", or take it out')
+        if self.limit is not None and self.limit < 1:
+            yield Fault("limit", f"limit = {self.limit} leaves no groups", "leave it out to use all of them")
