@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.fields import CHOSEN, COLLISION_ENTROPY, LOGPROBS, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Pair, Side, cross_entropy, offset, paired, sides, target
+from truing_preference.sides import Pair, Side, completions, cross_entropy, offset, paired, sides, target
 from truing_tensor.segments import segment_mean
 
 HALF_TIED = {"rao-kupper": 3.0, "davidson": 1.0}
@@ -65,21 +65,25 @@ def dpo_ties(
     rao-kupper, a = log nu:  p(won) = sigmoid(h - a)       p(tied) = (nu^2 - 1) sigmoid(h - a) sigmoid(-h - a)
     davidson:                p(won) = e^(h/2) / z          p(tied) = 2 nu / z      z = e^(h/2) + e^(-h/2) + 2 nu
 
-    DPO-RK and DPO-D, arXiv:2409.17431. With the paper's nu, 3 and 1, two equal answers tie half the time.
+    DPO-RK and DPO-D, arXiv:2409.17431. With the paper's nu, 3 and 1, two equal answers tie half the time. Reported of a
+    pair, and learned by its SFT term, is the answer that won as the chosen one; of a tie, which is half right in
+    `accuracy` whatever its rewards, the first.
     """
     nu = nu or HALF_TIED[model]
-    both = sides(batch)
+    lost, tied = batch[SOFT] < 0.5, batch[SOFT] == 0.5
+    whole, (first, second) = completions(batch), (batch[CHOSEN], batch[REJECTED])
+    both = whole.at(first.where(~lost, second)), whole.at(second.where(~lost, first))
     rewards = implicit_rewards(both, beta)
-    tied = batch[SOFT] == 0.5
-    won = torch.where(batch[SOFT] < 0.5, -1, 1) * (rewards[0] - rewards[1])
+    h = rewards[0] - rewards[1]
     if model == "rao-kupper":
-        win, loss = logsigmoid(won - math.log(nu)), logsigmoid(-won - math.log(nu))
+        win, loss = logsigmoid(h - math.log(nu)), logsigmoid(-h - math.log(nu))
         likelihood = torch.where(tied, math.log(nu**2 - 1) + win + loss, win)
     else:
-        tie = torch.full_like(won, math.log(2 * nu))
-        scores = torch.stack([won / 2, -won / 2, tie])
-        likelihood = torch.where(tied, tie, won / 2) - scores.logsumexp(0)
-    return paired("dpo-ties", -likelihood, both, rewards, sft_weight)
+        tie = torch.full_like(h, math.log(2 * nu))
+        likelihood = torch.where(tied, tie, h / 2) - torch.stack([h / 2, -h / 2, tie]).logsumexp(0)
+    value = paired("dpo-ties", -likelihood, both, rewards, sft_weight)
+    right = ((h > 0) + 0.5 * (h == 0)).where(~tied, 0.5)
+    return LossValue(value.terms, {**value.metrics, "accuracy": Term(right.sum(), "pair")})
 
 
 def ipo(batch: Batch, *, beta: float, per_token: bool, soft: bool, sft_weight: float) -> LossValue:

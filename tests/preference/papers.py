@@ -134,6 +134,12 @@ def rao_kupper(data: Data, beta: float, nu: float) -> Number:
     return total / len(data.pairs)
 
 
+def winners_first(data: Data) -> Data:
+    """The same pairs, the answer that won before the one that lost."""
+    pairs = [(z, w) if soft < 0.5 else (w, z) for (w, z), soft in zip(data.pairs, data.soft, strict=True)]
+    return replace(data, pairs=pairs)
+
+
 def davidson(data: Data, beta: float, nu: float) -> Number:
     """p(a wins) = a / (a + b + 2 nu sqrt(a b)), p(tie) = 2 nu sqrt(a b) / (a + b + 2 nu sqrt(a b))."""
     total: Number = 0.0
