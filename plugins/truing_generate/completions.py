@@ -19,6 +19,7 @@ from truing.fields import (
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
+    OPPONENT,
     PROMPT_GROUP,
     PROMPT_TOKENS,
     SEQ,
@@ -36,7 +37,8 @@ _ROUNDING = 1e-3
 
 
 class Completion(NamedTuple):
-    """One completion. logprobs: under the model; sampled: under the distribution its tokens were drawn from."""
+    """One completion. logprobs: under the model; sampled: under the distribution its tokens were drawn from. opponent:
+    whether it is the opponent's and not the policy's."""
 
     text: str
     tokens: Sequence[int]
@@ -44,6 +46,7 @@ class Completion(NamedTuple):
     version: int
     logprobs: Sequence[float] = ()
     sampled: Sequence[float] = ()
+    opponent: bool = False
 
 
 class Seeds:
@@ -96,6 +99,8 @@ def completed(batch: Batch, groups: Sequence[Sequence[Completion]], provides: Fi
         FINISH: [completion.finish for completion in flat],
         VERSION: torch.tensor([completion.version for completion in flat], dtype=torch.int64),
     }
+    if OPPONENT in provides:
+        values[OPPONENT] = torch.tensor([completion.opponent for completion in flat], dtype=torch.int64)
     for key, each in (
         (LOGPROBS_OLD, [completion.logprobs for completion in flat]),
         (LOGPROBS_SAMPLED, [completion.sampled for completion in flat]),

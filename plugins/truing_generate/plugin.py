@@ -14,6 +14,7 @@ from truing.fields import (
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
+    OPPONENT,
     PROMPT_GROUP,
     PROMPT_TOKENS,
     PROMPTS,
@@ -29,6 +30,18 @@ from truing_generate import addresses
 
 COMPLETED = fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION)
 """What every generator adds, whatever it knows of log-probabilities."""
+
+
+Opponents = Annotated[
+    int, Meta(ge=0, description="completions per prompt that the opponent writes, behind those of the policy")
+]
+
+
+def written(opponents: int) -> Fields:
+    """What a generator adds that knows of log-probabilities. Where an opponent writes too, not all is written by one
+    model, so nothing is said of log-probabilities under it."""
+    known = fields(OPPONENT) if opponents else fields(LOGPROBS_OLD)
+    return COMPLETED | known | fields(LOGPROBS_SAMPLED)
 
 
 class CompletionsSpec(GeneratorSpec, frozen=True, kw_only=True):
@@ -74,10 +87,14 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
     A prompt is computed once, and all its completions attend to its keys and values. A completion that ends gives its
     seat to the next. Each is drawn from a seed of its own: the run's seed, the prompt's id, the version of the weights
     and the number of the sample. Log-probabilities are kept under the model and under the sampling distribution.
+
+    With `opponents`, a prompt gets completions of an opponent, too: of the reference, or of its geometric mixture with
+    the policy, token by token (arXiv:2312.00886). They are the last samples of their prompt, and are marked.
     """
 
     name: ClassVar[str] = "engine"
     target: ClassVar[str] = "truing_generate.engine:Engine"
+    offers: ClassVar = {OPPONENT: "with opponents = 1"}
 
     seats: Annotated[int, Meta(ge=0, description="completions sampled at a time; 0: 64 on a CPU, 256 on a GPU")] = 0
     dtype: Annotated[
@@ -87,9 +104,24 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
     ] = "auto"
+    opponents: Opponents = 0
+    mixture: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="weight of the reference in the opponent: its log-probabilities of a token are (1 - mixture) "
+            "times the policy's and mixture times the reference's, normalised; 1: the reference alone",
+        ),
+    ] = 1.0
 
     def provides(self) -> Fields:
-        return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+        return written(self.opponents)
+
+    def problems(self) -> Iterable[Fault]:
+        """A mixture of which nothing is drawn."""
+        if self.mixture != 1 and not self.opponents:
+            yield Fault("mixture", "nothing is drawn from the mixture: opponents is 0", "set opponents = 1")
 
 
 class OpenAi(SamplingSpec, frozen=True, kw_only=True):
@@ -176,8 +208,9 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
 class Scripted(CompletionsSpec, frozen=True, kw_only=True):
     """Says what it is told to say: for testing loops and scorers without a model.
 
-    A prompt that has `answers` under its id gets those in turn, every other prompt the next of `lines`. Tokens are
-    bytes and an end token, unless `tokenizer` says otherwise. It can be slow, fail, and fall short on purpose.
+    A prompt that has `answers` under its id gets those in turn, every other prompt the next of `lines`; an opponent's
+    completions are the last of their prompt. Tokens are bytes and an end token, unless `tokenizer` says otherwise. It
+    can be slow, fail, and fall short on purpose.
     """
 
     name: ClassVar[str] = "scripted"
@@ -195,10 +228,13 @@ class Scripted(CompletionsSpec, frozen=True, kw_only=True):
     logprob: Annotated[float, Meta(le=0, description="log-probability of every token, of either kind")] = -1.0
     delay: Annotated[float, Meta(ge=0, description="seconds before an answer")] = 0.0
     fail_at: Annotated[int, Meta(ge=0, description="the call of `generate` that fails, counted from 1; 0: none")] = 0
-    missing: Annotated[int, Meta(ge=0, description="how many completions of each prompt are left out")] = 0
+    missing: Annotated[
+        int, Meta(ge=0, description="how many of each prompt's `samples` are left out; the opponent leaves out none")
+    ] = 0
+    opponents: Opponents = 0
 
     def provides(self) -> Fields:
-        return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+        return written(self.opponents)
 
     def problems(self) -> Iterable[Fault]:
         if not self.lines and not self.answers:

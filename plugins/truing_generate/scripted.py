@@ -44,7 +44,11 @@ class Scripted:
         self.versions.append(weights.version)
 
     def _group(self, name: str, version: int) -> list[Completion]:
-        return [self._completion(self._line(name), version) for _ in range(self._spec.samples - self._spec.missing)]
+        own = self._spec.samples - self._spec.missing
+        return [
+            self._completion(self._line(name), version, opponent=number >= own)
+            for number in range(own + self._spec.opponents)
+        ]
 
     def _line(self, name: str) -> str:
         """The next line of a prompt; those of `lines` are shared by all prompts that have none of their own."""
@@ -57,10 +61,10 @@ class Scripted:
         self._turn[whose] += 1
         return lines[turn % len(lines)]
 
-    def _completion(self, line: str, version: int) -> Completion:
+    def _completion(self, line: str, version: int, *, opponent: bool) -> Completion:
         text, tokens, finish = self._written(line)
         logprobs = [self._spec.logprob] * len(tokens)
-        return Completion(text, tokens, finish, version, logprobs, logprobs)
+        return Completion(text, tokens, finish, version, logprobs, logprobs, opponent)
 
     def _written(self, line: str) -> tuple[str, list[int], Finish]:
         """Text, tokens and end of a line: at its first stop string, at the longest length, or at its own end."""

@@ -165,7 +165,12 @@ class CausalLm:
 
     def weights(self) -> ModelWeights:
         """Its weights as they are now; they are read before the next step is learned."""
-        return ModelWeights(self.version, origin(self.spec, self.path), self._bare().model)
+        return ModelWeights(self.version, origin(self.spec, self.path), self._bare().model, self._reference_weights)
+
+    def _reference_weights(self) -> ModelWeights:
+        if self.spec.lora_rank and not self.reference_path:
+            return ModelWeights(0, origin(self.spec, self.path), self._bare().model, adapted=False)
+        return ModelWeights(0, origin(self.spec, self.reference_path or self.path), self.reference.model)
 
     def checkpoint(self, folder: Path) -> None:
         """Write what is needed to go on."""

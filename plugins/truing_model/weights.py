@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,18 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class ModelWeights:
     """version: optimizer steps taken. origin: what transformers loads configuration and tokenizer from. model: of
-    transformers, or peft's wrapper of one."""
+    transformers, or peft's wrapper of one. held_to: the weights of its reference; a reference has none but itself.
+    adapted: with its adapters, else the weights below them."""
 
     version: int
     origin: str
     model: nn.Module
+    held_to: Callable[[], ModelWeights] | None = None
+    adapted: bool = True
+
+    def reference(self) -> ModelWeights:
+        """The weights of the reference, as it was loaded."""
+        return self.held_to() if self.held_to else self
 
     @torch.no_grad()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -29,7 +36,7 @@ class ModelWeights:
                 continue
             place, _, kind = name.rpartition(".")
             plain = name.replace(".base_layer.", ".")
-            if place.endswith(".base_layer") and kind == "weight":
+            if self.adapted and place.endswith(".base_layer") and kind == "weight":
                 yield plain, value + _update(model.get_submodule(place.removesuffix(".base_layer")), value)
             else:
                 yield plain, value

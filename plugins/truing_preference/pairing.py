@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
 
-from truing.fields import CHOSEN, GROUP, IDS, REJECTED, SCORES, Batch
+import torch
+from torch import Tensor
+
+from truing.fields import CHOSEN, GROUP, IDS, OPPONENT, REJECTED, SCORES, Batch
 from truing.run import Run
-from truing_preference import menu_others
+from truing_preference import menu_online
 from truing_tensor.groups import take
 
 
 class BestAgainstWorst:
     """The best completion of a group against its worst."""
 
-    def __init__(self, spec: menu_others.BestAgainstWorst, run: Run) -> None:
+    def __init__(self, spec: menu_online.BestAgainstWorst, run: Run) -> None:
         self._least = spec.least
+        self._across = spec.across
 
     def estimate(self, batch: Batch) -> Batch:
         """The batch with CHOSEN and REJECTED [pair], one pair a group; groups whose scores lie too close are left out.
@@ -25,10 +29,22 @@ class BestAgainstWorst:
         pairs: dict[int, tuple[int, int]] = {}
         for number in range(len(batch[IDS])):
             mine = torch.nonzero(group == number).flatten()
-            if not len(mine):
-                continue
-            best, worst = mine[scores[mine].argmax()], mine[scores[mine].argmin()]
-            if float(scores[best] - scores[worst]) > self._least:
-                pairs[number] = int(best), int(worst)
+            found = [
+                (int(better[scores[better].argmax()]), int(worse[scores[worse].argmin()]))
+                for better, worse in self._sides(batch, mine)
+                if len(better) and len(worse)
+            ]
+            leads = [float(scores[best] - scores[worst]) for best, worst in found]
+            if leads and max(leads) > self._least:
+                pairs[number] = found[leads.index(max(leads))]
         chosen, rejected = (torch.tensor([pair[at] for pair in pairs.values()], dtype=torch.int64) for at in range(2))
         return take(batch.put_all({CHOSEN: chosen, REJECTED: rejected}), list(pairs))
+
+    def _sides(self, batch: Batch, mine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where the better one of a pair may come from, and where the worse."""
+        if not self._across:
+            yield mine, mine
+            return
+        opponent = batch[OPPONENT][mine] == 1
+        yield mine[~opponent], mine[opponent]
+        yield mine[opponent], mine[~opponent]

@@ -6,14 +6,18 @@ pairs, without a reference     simpo · orpo · cpo · slic
 labelled completions           kto · bco
 rankings                       plackett-luce
 
-and what makes pairs of completions that were sampled and scored: best-against-worst
+completions while they are sampled
+
+  pairs of them                best-against-worst, for every loss on pairs; with an opponent's xpo
+  against an opponent          nash-md, an advantage and the loss that learns from it
 """
 
 from __future__ import annotations
 
 from truing.plugins import hookimpl
 from truing.stage import AnySpec
-from truing_preference.menu_others import Bco, BestAgainstWorst, Kto, PlackettLuce
+from truing_preference.menu_online import BestAgainstWorst, NashAdvantage, NashMd, Xpo
+from truing_preference.menu_others import Bco, Kto, PlackettLuce
 from truing_preference.menu_pairs import (
     Aot,
     Apo,
@@ -37,6 +41,7 @@ from truing_preference.menu_pairs import (
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Preference losses."""
+    """Preference losses, and what makes pairs and advantages for them."""
     with_reference = [Dpo, Ipo, HingeNorm, RDpo, Dpop, Wpo, Exo, Nca, Apo, FDpo, DpoTies]
-    return [*with_reference, Aot, BetaDpo, SimPo, Orpo, Cpo, Slic, Kto, Bco, PlackettLuce, BestAgainstWorst]
+    without = [SimPo, Orpo, Cpo, Slic, Kto, Bco, PlackettLuce]
+    return [*with_reference, Aot, BetaDpo, *without, Xpo, NashMd, BestAgainstWorst, NashAdvantage]

@@ -57,7 +57,32 @@ def take(batch: Batch, groups: Sequence[int]) -> Batch:
     Positions into other dims (`into`) are counted anew. Fields without dims stay as they are; within a group everything
     keeps its order. Each group may be taken once.
     """
-    chosen, renumbered = _places(batch, groups)
+    return _picked(batch, *_places(batch, groups))
+
+
+def take_completions(batch: Batch, kept: Tensor) -> Batch:
+    """The batch with some of its completions alone, `kept` [seq] says which, and with everything that lies inside them.
+
+    All groups stay. What points into a completion that is left out is left out, too: a pair of which one is missing.
+    """
+    alive = {"group": torch.ones(count(batch, "group"), dtype=torch.bool), "seq": kept}
+    for dim in _COUNTED_BY.keys() - alive.keys():
+        alive[dim] = torch.ones(count(batch, dim), dtype=torch.bool)
+    for dim in ("token", "pair", "step"):
+        for key, value in batch.items():
+            if key.dims == dim and key.into:
+                alive[dim] &= alive[key.into][value]
+    chosen = {dim: torch.nonzero(alive[dim]).flatten() for dim in alive}
+    return _picked(batch, chosen, {dim: _inverse(chosen[dim], len(alive[dim])) for dim in alive})
+
+
+def places(batch: Batch, groups: Sequence[int]) -> Mapping[str, Tensor]:
+    """Along each dim, where what `take` would take lies in the batch."""
+    return _places(batch, groups)[0]
+
+
+def _picked(batch: Batch, chosen: Mapping[str, Tensor], renumbered: Mapping[str, Tensor]) -> Batch:
+    """The batch of the entries that are chosen along each dim, positions into other dims counted anew."""
     values: dict[Field[Any], Any] = {}
     for key, value in batch.items():
         if not key.dims:
@@ -68,11 +93,6 @@ def take(batch: Batch, groups: Sequence[int]) -> Batch:
         else:
             values[key] = [value[at] for at in chosen[key.dims].tolist()]
     return Batch(values)
-
-
-def places(batch: Batch, groups: Sequence[int]) -> Mapping[str, Tensor]:
-    """Along each dim, where what `take` would take lies in the batch."""
-    return _places(batch, groups)[0]
 
 
 def _places(batch: Batch, groups: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

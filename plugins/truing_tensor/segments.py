@@ -22,6 +22,15 @@ def segment_sum(values: Tensor, segment: Tensor, count: int) -> Tensor:
     return values.new_zeros(count).index_add(0, segment, values)
 
 
+def segment_rest(values: Tensor, segment: Tensor, count: int) -> Tensor:
+    """For each entry the sum of `values` [token] from it to the end of its segment; segments lie end to end."""
+    # In float64, because two large sums are subtracted.
+    exact = values.double()
+    ends = segment_sum(exact, segment, count).cumsum(0)
+    before = exact.cumsum(0) - exact
+    return (ends[segment] - before).to(values.dtype)
+
+
 def segment_mean(values: Tensor, segment: Tensor, count: int) -> Tensor:
     """Mean of `values` [token] within each of `count` segments. An empty segment has mean 0."""
     # Counted in whole numbers: in bfloat16 256 + 1 is 256.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.model.conftest import write_family
+from transformers import AutoModelForCausalLM
 
 from truing.bus import Bus
 from truing.events import Event, Notice
@@ -43,6 +46,26 @@ class Told:
 @pytest.fixture
 def told(tmp_path: Path) -> Told:
     return Told(tmp_path / "a-run")
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a small model of a family, its logits far enough apart to have favourites."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"engine-{family}")
+            write_family(family, made[family])
+            model: Any = AutoModelForCausalLM.from_pretrained(made[family])
+            with torch.no_grad():
+                for value in model.parameters():
+                    if value.ndim == 2:
+                        value *= 5.0
+            model.save_pretrained(made[family])
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,98 +10,29 @@ import anyio
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from tests.model.conftest import FAMILIES, write_family
+from tests.model.conftest import FAMILIES
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from truing.bus import Bus
 from truing.errors import RunFailed, UserError
 from truing.fields import (
     COMPLETIONS,
     FINISH,
     GROUP,
-    IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
-    PROMPT_GROUP,
     PROMPT_TOKENS,
-    PROMPTS,
-    SEQ,
     TOKENS,
     VERSION,
-    Batch,
 )
-from truing.run import Run, Stopped
+from truing.run import Stopped
 from truing_generate import cache
 from truing_generate.plugin import Engine
 
+from .samplers import FromFolder, asked, by_completion, generated, prompt_of, run_in
+
 END = 256
 """the byte tokenizer's end token"""
-
-
-class FromFolder:
-    """The weights of a folder. scaled: what every matrix is multiplied by."""
-
-    def __init__(self, folder: Path, version: int = 0, scaled: float = 1.0, without: str = "") -> None:
-        self.version = version
-        self.origin = str(folder)
-        self._scaled = scaled
-        self._without = without
-
-    def tensors(self) -> Iterable[tuple[str, Tensor]]:
-        for name, value in AutoModelForCausalLM.from_pretrained(self.origin).named_parameters():
-            if name != self._without:
-                yield name, value * self._scaled if value.ndim == 2 else value
-
-
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of a small model of a family, its logits far enough apart to have favourites."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"engine-{family}")
-            write_family(family, made[family])
-            model: Any = AutoModelForCausalLM.from_pretrained(made[family])
-            with torch.no_grad():
-                for value in model.parameters():
-                    if value.ndim == 2:
-                        value *= 5.0
-            model.save_pretrained(made[family])
-        return made[family]
-
-    return folder
-
-
-def run_in(tmp_path: Path, seed: int = 0) -> Run:
-    return Run("test", tmp_path, seed, Bus())
-
-
-def asked(*texts: str) -> Batch:
-    tokens = [[byte + 1 for byte in text.encode()] for text in texts]
-    return Batch(
-        {
-            IDS: [f"id of {text}" for text in texts],
-            PROMPTS: list(texts),
-            PROMPT_TOKENS: torch.tensor([token for some in tokens for token in some]),
-            PROMPT_GROUP: torch.tensor([at for at, some in enumerate(tokens) for _ in some]),
-        }
-    )
-
-
-def generated(folder: Path, run: Run, batch: Batch, weights: Any = None, **options: Any) -> Batch:
-    async def go() -> Batch:
-        engine = Engine(**{"dtype": "fp32", "device": "cpu", "max_new_tokens": 12, "samples": 3, **options}).build(run)
-        await engine.sync_weights(weights or FromFolder(folder))
-        return await engine.generate(batch)
-
-    return anyio.run(go)
-
-
-def by_completion(batch: Batch, key: Any = TOKENS) -> list[list[Any]]:
-    parts = batch[key].split(torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist())
-    return [part.tolist() for part in parts]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,7 +45,7 @@ def test_the_likeliest_completion_is_the_one_transformers_generates(
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     found = by_completion(batch)
     for at, text in enumerate(texts):
-        prompt = torch.tensor([[byte + 1 for byte in text.encode()]])
+        prompt = torch.tensor([prompt_of(text)])
         whole = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
         expected = whole[0, prompt.shape[1] :].tolist()
         assert found[2 * at] == found[2 * at + 1] == expected
@@ -219,11 +149,11 @@ def test_new_weights_are_written_into_the_same_model(folder_of: Any, tmp_path: P
             run_in(tmp_path)
         )
         await engine.sync_weights(FromFolder(folder_of("llama")))
-        model = engine._model
+        model = engine._voices.policy.model
         places = {name: value.data_ptr() for name, value in model.named_parameters()}
         before = await engine.generate(asked("hello"))
         await engine.sync_weights(FromFolder(folder_of("llama"), version=1, scaled=0.5))
-        assert engine._model is model
+        assert engine._voices.policy.model is model
         assert {name: value.data_ptr() for name, value in model.named_parameters()} == places
         after = await engine.generate(asked("hello"))
         assert not torch.equal(before[LOGPROBS_OLD][:1], after[LOGPROBS_OLD][:1])
