@@ -20,7 +20,8 @@ from truing.run import Run
 from truing.stage import DataInfo
 from truing_data.forms import finished
 from truing_data.mapping import MappedSource, Value
-from truing_data.rows import BadRow, groups_of
+from truing_data.rows import BadRow
+from truing_data.votes import compared, decided
 from truing_tensor.groups import batch_of
 
 _TOLD = 20
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What reading gave. skipped: unusable rows that were left out."""
+    """What reading gave. skipped: unusable rows and undecided pairs that were left out."""
 
     groups: list[Group]
     skipped: int = 0
@@ -87,7 +88,7 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
         try:
             if isinstance(row.value, BadRow):
                 raise row.value
-            found = groups_of(row.value, row.name, options)
+            found = compared(row.value, row.name, options)
             for group in found:
                 if group.id in seen:
                     raise BadRow(f'the id "{group.id}" was used before', f"first at {seen[group.id]}")
@@ -98,7 +99,8 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
             seen.update(dict.fromkeys((group.id for group in found), row.where))
     if bad and (options.on_bad == "fail" or not groups):
         raise UserError(report(bad, len(chosen), origin))
-    return Loaded(finished(groups, options, origin), len(bad))
+    judged, tied = decided(groups, options, origin)
+    return Loaded(finished(judged, options, origin), len(bad) + tied)
 
 
 def selected(rows: Iterable[Row], options: MappedSource, origin: str) -> Sequence[Row]:

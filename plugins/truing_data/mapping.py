@@ -26,10 +26,12 @@ from truing.fields import (
     fields,
 )
 from truing.stage import Fault, SourceSpec
+from truing_data.judged import unjudged
 
 Value = str | int | float | bool
 
 _WITH_PAIRS = "with `chosen` and `rejected` columns"
+_OR_JUDGED = "with `first`, `second` and `votes`"
 _LABEL_MEND = {
     "pairs": "pairs_to_labels = true labels both sides of a pair",
     "rankings": "leave one of them out",
@@ -46,12 +48,14 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     """What all sources of rows share: which columns mean what, and which rows are used."""
 
     offers: ClassVar[Mapping[Field[Any], str]] = {
-        CHOSEN: f"{_WITH_PAIRS}, or rankings_to_pairs = true",
-        REJECTED: f"{_WITH_PAIRS}, or rankings_to_pairs = true",
+        CHOSEN: f"{_WITH_PAIRS}, {_OR_JUDGED}, or rankings_to_pairs = true",
+        REJECTED: f"{_WITH_PAIRS}, {_OR_JUDGED}, or rankings_to_pairs = true",
         LABEL: "with a `label` column, or pairs and pairs_to_labels = true",
         MISMATCHED: "with labels and mismatched = true",
         RANK: "with `completions` and `rank` or `score` columns",
         **{kind: f"{_WITH_PAIRS} and a `{option}` column" for option, kind in _PAIR_FIELDS.items()},
+        SOFT: f'{_WITH_PAIRS} and a `soft` column, or with `votes` and verdict = "share" or "dawid-skene"',
+        MARGIN: f"{_WITH_PAIRS} and a `margin` column, with a `strength` column, or with a position_bias",
     }
 
     prompt: Annotated[
@@ -70,6 +74,63 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
         ),
     ] = None
     rejected: Annotated[str | None, Meta(description="column of the worse completion")] = None
+    first: Annotated[
+        str | None,
+        Meta(
+            description="column of one of two completions of which `votes` or `strength` say the better; shown first "
+            "unless `order` says otherwise"
+        ),
+    ] = None
+    second: Annotated[str | None, Meta(description="column of the other completion")] = None
+    votes: Annotated[
+        str | list[str] | None,
+        Meta(
+            description="column of votes on `first` and `second`: a label, or a list of labels or of "
+            "[annotator, label]; or several columns of a label each"
+        ),
+    ] = None
+    favours: Annotated[
+        dict[str, Literal["first", "second", "tie"]],
+        Meta(
+            description="what each label of a vote is for; by itself a label is understood that is first, second, tie, "
+            "equal, same, both, or the name of a column"
+        ),
+    ] = {}
+    verdict: Annotated[
+        Literal["majority", "share", "dawid-skene"],
+        Meta(
+            description='what votes come to. "majority": the side with most of them. "share": with the share of votes '
+            'as SOFT, a tie half a vote. "dawid-skene": SOFT from a model of how each annotator errs'
+        ),
+    ] = "majority"
+    ties: Annotated[
+        Literal["drop", "keep"],
+        Meta(
+            description="pairs without a better side: left out and counted, or kept with 0.5 as SOFT, for losses that "
+            "read it; others would learn from them that the first is better"
+        ),
+    ] = "drop"
+    strength: Annotated[
+        str | None,
+        Meta(
+            description="column of how much better `first` is, as a number or a list whose mean counts; negative when "
+            "`second` is, 0 for a tie. It becomes the margin"
+        ),
+    ] = None
+    strength_scale: Annotated[
+        float,
+        Meta(description="margin per point of `strength`; negative where larger numbers are for `second`"),
+    ] = 1.0
+    order: Annotated[
+        str | None, Meta(description="column that says which completion was shown first: its column's name, 1 or 2")
+    ] = None
+    position_bias: Annotated[
+        float,
+        Meta(
+            description="log-odds by which being shown first helps, as `truing data report` estimates it; taken from "
+            "the margin, so that a loss with margins does not learn it"
+        ),
+    ] = 0.0
     pairs_to_labels: Annotated[
         bool,
         Meta(description="make two labelled completions of every pair, the chosen desirable, for losses on labels"),
@@ -160,7 +221,13 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     @property
     def pairs(self) -> bool:
         """Are the rows comparisons?"""
-        return self.chosen is not None or self.rejected is not None
+        return any(side is not None for side in (self.chosen, self.rejected, self.first, self.second))
+
+    @property
+    def softened(self) -> bool:
+        """Do votes or strengths give every pair a probability?"""
+        unsure = self.ties == "keep" or (self.votes is not None and self.verdict != "majority")
+        return self.first is not None and unsure
 
     @property
     def labels(self) -> bool:
@@ -181,12 +248,17 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
             return text | fields(LABEL) | (fields(MISMATCHED) if self.mismatched else fields())
         if self.completions is not None:
             return text | (fields(CHOSEN, REJECTED) if self.rankings_to_pairs else fields(RANK))
-        return text | fields(CHOSEN, REJECTED, *self.pair_columns) if self.pairs else text
+        if not self.pairs:
+            return text
+        margin = self.strength is not None or self.position_bias != 0
+        judged = (fields(SOFT) if self.softened else fields()) | (fields(MARGIN) if margin else fields())
+        return text | fields(CHOSEN, REJECTED, *self.pair_columns) | judged
 
     def problems(self) -> Iterator[Fault]:
         """Options that cannot go together."""
         yield from self._forms()
         yield from self._pair_options()
+        yield from unjudged(self)
         yield from self._label_options()
         yield from self._ranking_options()
         if self.limit is not None and self.limit < 1:
@@ -195,7 +267,7 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     def _forms(self) -> Iterator[Fault]:
         """A row is one thing: a demonstration, a pair or a ranking."""
         if self.messages is not None:
-            for option in ("prompt", "completion", "chosen", "rejected", "completions"):
+            for option in ("prompt", "completion", "chosen", "rejected", "first", "second", "completions"):
                 if getattr(self, option) is not None:
                     yield Fault(
                         option,
@@ -207,21 +279,21 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
                 "turns", "turns is about `messages`, and none is given", "name the column that holds the conversation"
             )
         if self.pairs and self.completion is not None:
-            yield Fault(
-                "completion", "completion beside chosen and rejected", "a row is a demonstration or a pair, not both"
-            )
-        for option in ("completion", "chosen", "rejected"):
+            sides = "first and second" if self.first is not None else "chosen and rejected"
+            yield Fault("completion", f"completion beside {sides}", "a row is a demonstration or a pair, not both")
+        for option in ("completion", "chosen", "rejected", "first", "second"):
             if self.completions is not None and getattr(self, option) is not None:
                 yield Fault(option, f"{option} beside completions", "`completions` holds all that a row has")
 
     def _pair_options(self) -> Iterator[Fault]:
-        if self.pairs and (self.chosen is None or self.rejected is None):
-            given, absent = ("chosen", "rejected") if self.rejected is None else ("rejected", "chosen")
-            yield Fault(
-                given, f"{given} without {absent}", f"a pair needs both: name the column of the {absent} completion"
-            )
-        if self.pairs and self.chosen == self.rejected:
-            yield Fault("rejected", f'chosen and rejected are the same column "{self.chosen}"')
+        for sides in (("chosen", "rejected"), ("first", "second")):
+            one, other = (getattr(self, side) for side in sides)
+            if (one is None) != (other is None):
+                given, absent = sides if other is None else sides[::-1]
+                mend = f"a pair needs both: name the column of the {absent} completion"
+                yield Fault(given, f"{given} without {absent}", mend)
+            elif one is not None and one == other:
+                yield Fault(sides[1], f'{sides[0]} and {sides[1]} are the same column "{one}"')
         for option in _PAIR_FIELDS:
             if getattr(self, option) is None:
                 continue

@@ -30,7 +30,7 @@ from truing.fields import (
     Fields,
     fields,
 )
-from truing.plugins import hookimpl
+from truing.plugins import Command, hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
 from truing_data.mapping import MappedSource
 from truing_data.menu_collected import Collected
@@ -240,3 +240,9 @@ def _easy() -> dict[str, dict[str, Any]]:
 def truing_specs() -> list[type[AnySpec]]:
     """Every source of this plugin."""
     return [Jsonl, Parquet, HuggingFace, ReasoningGym, Collected]
+
+
+@hookimpl
+def truing_commands() -> list[Command]:
+    """The look at comparisons before anything learns from them."""
+    return [Command("data report", "truing_data.agreement.command:report")]

@@ -677,7 +677,7 @@ def test_an_unmet_need_of_pairs_is_mended_by_naming_the_columns() -> None:
     for spec in truing_specs():
         registry.add(spec, "data")
     sentences = list(registry.providers(CHOSEN))
-    columns = "with `chosen` and `rejected` columns, or rankings_to_pairs = true"
+    columns = "with `chosen` and `rejected` columns, with `first`, `second` and `votes`, or rankings_to_pairs = true"
     assert f'[source] use = "jsonl" {columns} provides it' in sentences
     assert '[source] use = "reasoning-gym" with pairs = true provides it' in sentences
     assert any("and a `margin` column" in sentence for sentence in registry.providers(MARGIN))
