@@ -71,7 +71,7 @@ def with_mismatched(groups: Sequence[Group], origin: str) -> list[Group]:
                 what = "mismatched needs completions of other prompts, and all prompts are the same"
                 raise UserError(Problem(origin, what, "take more rows"))
         own, stranger = len(group.completions), chance.choice(groups[other].completions)
-        extra = {LABEL: [*group.extra[LABEL], 0], MISMATCHED: [0] * own + [1]}
+        extra = {**group.extra, LABEL: [*group.extra[LABEL], 0], MISMATCHED: [0] * own + [1]}
         found.append(msgspec.structs.replace(group, completions=[*group.completions, stranger], extra=extra))
     return found
 

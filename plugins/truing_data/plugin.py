@@ -22,6 +22,7 @@ from truing.fields import (
     GROUP,
     IDS,
     LABEL,
+    METADATA,
     MISMATCHED,
     PROMPTS,
     RANK,
@@ -153,8 +154,8 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     ] = True
 
     def provides(self) -> Fields:
-        """Demonstrations, pairs, labels or rankings."""
-        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+        """Demonstrations, pairs, labels or rankings, and what each question was made of."""
+        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP, METADATA)
         if self.pairs_to_labels:
             return text | fields(LABEL) | (fields(MISMATCHED) if self.mismatched else fields())
         if self.rankings:

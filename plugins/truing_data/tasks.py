@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from truing.errors import Problem, UserError, did_you_mean
-from truing.fields import RANK, Group, Text
+from truing.fields import METADATA, RANK, Group, Text
 from truing.run import Run
 from truing_data.forms import finished, labelled
 from truing_data.held import Held, Loaded, library
@@ -32,11 +32,12 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 class Puzzle(NamedTuple):
-    """A question and its answer; `entry` is what the library scores other answers with."""
+    """A question and its answer; `entry` is what the library scores other answers with, `index` its place."""
 
     question: str
     answer: str
     entry: dict[str, Any]
+    index: int = 0
 
 
 def reasoning_gym(spec: ReasoningGym, run: Run) -> Held:
@@ -107,7 +108,8 @@ def _problems(spec: ReasoningGym, known: dict[str, Any]) -> Iterator[Problem]:
 def _groups(spec: ReasoningGym, name: str, place: int, factory: Any) -> Iterator[Group]:
     """The questions of one task, as many as its turns among the first `skip + size`."""
     needed = len(range(place, spec.skip + spec.size, len(spec.tasks)))
-    task = _task(spec, name, needed, factory)
+    made = _configured(spec, name, needed)
+    task = _task(spec, name, made, factory)
     rivals = spec.rivals if spec.pairs or spec.rankings else 0
     puzzles = _puzzles(task, name, max(needed, _POOL) if rivals else needed)
     if len(puzzles) < needed:
@@ -121,7 +123,10 @@ def _groups(spec: ReasoningGym, name: str, place: int, factory: Any) -> Iterator
             some = f"only {len(wrong)} wrong answers to a question" if wrong else "every answer tried for right"
             what = f'the task "{name}" {"has" if wrong else "takes"} {some}, so it makes no pairs'
             raise UserError(Problem(spec.name, what, "lower `rivals`" if wrong else "leave it out of `tasks`"))
-        yield _group(f"{name}-{spec.seed}-{number}", puzzle.question, [puzzle.answer, *wrong], spec)
+        group = _group(f"{name}-{spec.seed}-{number}", puzzle.question, [puzzle.answer, *wrong], spec)
+        # What makes the puzzle again, and not the puzzle: entries hold Python values that no file format keeps.
+        metadata = {"task": name, "options": made, "index": puzzle.index}
+        yield msgspec.structs.replace(group, extra={**group.extra, METADATA: [metadata]})
 
 
 def _group(name: str, question: str, answers: Sequence[Text], spec: ReasoningGym) -> Group:
@@ -134,11 +139,16 @@ def _group(name: str, question: str, answers: Sequence[Text], spec: ReasoningGym
     return labelled(group) if spec.pairs_to_labels else group
 
 
-def _task(spec: ReasoningGym, name: str, needed: int, factory: Any) -> Any:
+def _configured(spec: ReasoningGym, name: str, needed: int) -> dict[str, Any]:
+    """All that a task is made of."""
     seed = int.from_bytes(hashlib.blake2b(f"{spec.seed}/{name}".encode(), digest_size=4).digest(), "big")
+    # Many more than needed, for those that come twice; nearly all tasks make a question when it is asked for.
+    return {**spec.options.get(name, {}), "seed": seed, "size": 10 * needed + _POOL}
+
+
+def _task(spec: ReasoningGym, name: str, made: dict[str, Any], factory: Any) -> Any:
     try:
-        # Many more than needed, for those that come twice; nearly all tasks make a question when it is asked for.
-        return factory.create_dataset(name, **spec.options.get(name, {}), seed=seed, size=10 * needed + _POOL)
+        return factory.create_dataset(name, **made)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(Problem(spec.name, f'the task "{name}" refuses its options: {error}')) from None
 
@@ -151,7 +161,7 @@ def _puzzles(task: Any, name: str, count: int) -> list[Puzzle]:
         question, answer = entry["question"].strip(), entry["answer"]
         if not isinstance(answer, str) or not answer.strip():
             raise UserError(Problem("reasoning-gym", f'the task "{name}" has questions without a known answer'))
-        found.setdefault(question, Puzzle(question, answer.strip(), entry))
+        found.setdefault(question, Puzzle(question, answer.strip(), entry, number))
         if len(found) == count:
             break
     return list(found.values())

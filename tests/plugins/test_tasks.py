@@ -22,6 +22,7 @@ from truing.fields import (
     GROUP,
     IDS,
     LABEL,
+    METADATA,
     MISMATCHED,
     PROMPTS,
     RANK,
@@ -160,7 +161,7 @@ def test_a_source_of_puzzles_counts_its_groups() -> None:
 
 
 def test_pairs_are_provided_when_asked_for() -> None:
-    text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+    text = fields(IDS, PROMPTS, COMPLETIONS, GROUP, METADATA)
     assert ReasoningGym().provides() == text
     assert ReasoningGym(pairs=True).provides() == text | fields(CHOSEN, REJECTED)
     assert ReasoningGym(rankings=True).provides() == text | fields(RANK)
@@ -178,12 +179,13 @@ def test_a_question_may_have_several_wrong_answers_all_different() -> None:
 
 def test_a_ranking_has_the_right_answer_first_and_the_wrong_ones_tied() -> None:
     for group in load(ReasoningGym(rankings=True, rivals=3, size=10)).groups:
-        assert (group.pairs, group.extra) == ([], {RANK: [0, 1, 1, 1]})
+        assert (group.pairs, group.extra[RANK]) == ([], [0, 1, 1, 1])
 
 
 def test_labels_call_the_right_answer_desirable_and_an_answer_to_another_question_a_stranger() -> None:
     groups = load(ReasoningGym(pairs=True, pairs_to_labels=True, mismatched=True, size=20)).groups
-    assert all(group.extra == {LABEL: [1, 0, 0], MISMATCHED: [0, 0, 1]} for group in groups)
+    for group in groups:
+        assert (group.extra[LABEL], group.extra[MISMATCHED]) == ([1, 0, 0], [0, 0, 1])
     assert all(group.pairs == [] for group in groups)
 
 
@@ -256,3 +258,16 @@ def test_options_without_an_effect_are_refused(options: dict[str, Any], said: st
 def test_other_tasks_need_not_mention_the_options_of_the_default_ones() -> None:
     assert faults(tasks=["gcd"]) == []
     assert faults() == []
+
+
+@pytest.mark.parametrize("name", [*KINDS, "countdown", "knights_knaves", "mini_sudoku"])
+def test_the_metadata_of_a_group_makes_its_puzzle_again(name: str) -> None:
+    for group in load(ReasoningGym(tasks=[name], options={}, size=4)).groups:
+        [made] = group.extra[METADATA]
+        entry = gym.create_dataset(made["task"], **made["options"])[made["index"]]
+        assert [{"role": "user", "content": entry["question"].strip()}] == group.prompt
+
+
+def test_metadata_outlives_labels_and_strangers() -> None:
+    for group in load(ReasoningGym(pairs=True, pairs_to_labels=True, mismatched=True, size=4)).groups:
+        assert group.extra[METADATA][0]["task"] == group.id.rpartition("-")[0].rpartition("-")[0]
