@@ -5,7 +5,7 @@
     c[a, t, l]   probability that annotator a says l where t is true                             [annotator, true, said]
 
     E   q[i, t]    ~ p[t] prod over votes (a, l) on i of c[a, t, l]
-    M   p[t]       ~ 1 + sum_i q[i, t]
+    M   p[t]       ~ m + sum_i q[i, t]
         c[a, t, l] ~ prior[t, l] + sum over votes of a that say l of q[i, t]
 
 A. P. Dawid and A. M. Skene, "Maximum likelihood estimation of observer error-rates using the EM algorithm", 1979,
@@ -37,12 +37,19 @@ class Annotated(NamedTuple):
 
 
 def dawid_skene(
-    votes: Votes, *, right: float = 2.0, wrong: float = 1.0, tolerance: float = 1e-7, rounds: int = 1000
+    votes: Votes,
+    *,
+    right: float = 2.0,
+    wrong: float = 1.0,
+    frequent: float = 1.0,
+    tolerance: float = 1e-7,
+    rounds: int = 1000,
 ) -> Annotated:
     """Fit the model by expectation maximisation, from vote shares on.
 
     right, wrong: pseudo-counts of every annotator's confusion, on and off its diagonal. An annotator with few votes is
-    thought to be like these. It ends when a round brings less than `tolerance` nats per vote.
+    thought to be like these. frequent: pseudo-counts m of every label. It ends when a round brings less than
+    `tolerance` nats per vote.
     """
     labels, annotators = len(votes.labels), len(votes.annotators)
     prior = np.full((labels, labels), wrong) + (right - wrong) * np.eye(labels)
@@ -51,14 +58,14 @@ def dawid_skene(
     posterior = posterior / posterior.sum(1, keepdims=True)
     objective: list[float] = []
     while True:
-        frequency = (1 + posterior.sum(0)) / (labels + votes.items)
+        frequency = (frequent + posterior.sum(0)) / (frequent * labels + votes.items)
         confusion = _confusion(posterior[votes.item], cell, annotators, prior)
         score = np.tile(np.log(frequency), (votes.items, 1))
         np.add.at(score, votes.item, np.log(confusion)[votes.annotator, :, votes.label])
         highest = score.max(1, keepdims=True)
         weight = np.exp(score - highest)
         evidence = float((highest[:, 0] + np.log(weight.sum(1))).sum())
-        objective.append(evidence + float(np.log(frequency).sum() + (prior * np.log(confusion)).sum()))
+        objective.append(evidence + float(frequent * np.log(frequency).sum() + (prior * np.log(confusion)).sum()))
         posterior = weight / weight.sum(1, keepdims=True)
         gained = objective[-1] - objective[-2] if len(objective) > 1 else np.inf
         if gained < tolerance * max(1, len(votes.item)) or len(objective) == rounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from truing_data.agreement.shapes import Agreement, Annotator, Bias, Model, Position, Report
 from truing_data.agreement.texts import RUN, Overlap, Share
@@ -16,14 +16,14 @@ FEW = 10
 def show(report: Report) -> None:
     """Print all of it."""
     unusable = f", {report.unusable:,} of them unusable" if report.unusable else ""
-    _section(f"{report.file}: {report.rows:,} rows{unusable}", _of_file(report))
+    print(f"{report.file}: {report.rows:,} rows{unusable}")
+    _facts(_of_file(report))
     _section("texts", _of_texts(report))
     if report.categories:
         _cut("categories", *_of_categories(report))
     if report.agreement:
         told = report.agreement
-        title = f"agreement of {told.votes:,} votes on {told.items:,} items by {told.annotators:,} annotators"
-        _section(title, _of_agreement(told))
+        _section(_votes(told), _of_agreement(told))
         if told.kappas:
             rows = [
                 (pair.one, pair.other, f"{pair.items:,}", _number(pair.observed), _number(pair.cohen))
@@ -106,7 +106,8 @@ def _of_categories(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...
 def _of_agreement(told: Agreement) -> Iterator[tuple[str, str]]:
     yield "votes", ", ".join(f"{votes} on {items:,} items" for votes, items in told.per_item.items())
     yield "labels", _counts(told.labels)
-    yield "unanimous", _share(told.unanimous)
+    if told.unanimous.of:
+        yield "unanimous", _share(told.unanimous)
     left = f", {told.fleiss.left_out:,} items with other numbers left out" if told.fleiss.left_out else ""
     if told.fleiss.votes > 1:
         yield "Fleiss", f"{_number(told.fleiss.value)} ({told.fleiss.items:,} items of {told.fleiss.votes} votes{left})"
@@ -183,9 +184,18 @@ def _of_overlap(told: Overlap) -> Iterator[tuple[str, str]]:
 def _section(title: str, facts: Iterator[tuple[str, str]]) -> None:
     some = list(facts)
     if some:
-        print(f"\n{title}" if title[0].islower() else title)
-        for what, told in some:
-            print(f"  {what:<14}{told}")
+        print(f"\n{title}")
+        _facts(some)
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> None:
+    for what, told in facts:
+        print(f"  {what:<14}{told}")
+
+
+def _votes(told: Agreement) -> str:
+    people = f" by {told.annotators:,} annotators" if told.annotators > 1 else ""
+    return f"{told.votes:,} votes on {told.items:,} items{people}"
 
 
 def _cut(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
