@@ -39,7 +39,7 @@ def collected(spec: Collected, run: Run) -> Held:
             raise UserError(Problem(origin, f"no group is left of {len(kept):,} in the form {spec.form}"))
         return Loaded(finished(groups, spec, origin), len(kept) - len(groups))
 
-    return Held(named[0].removeprefix("@"), origin, spec.shuffle, run, load)
+    return Held(named[0].removeprefix("@"), origin, spec.shuffle, run, load, spec.bootstrap)
 
 
 def formed(row: Kept, spec: Collected) -> Group | None:

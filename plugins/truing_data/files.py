@@ -77,7 +77,7 @@ def _source(spec: Jsonl | Parquet, run: Run, read: Callable[[Path, str], Iterato
         return mapped(rows, spec, origin)
 
     first = spec.path if isinstance(spec.path, str) else spec.path[0]
-    return Held(Path(first).name, origin, spec.shuffle, run, load)
+    return Held(Path(first).name, origin, spec.shuffle, run, load, spec.bootstrap)
 
 
 def _first_line(error: Exception) -> str:

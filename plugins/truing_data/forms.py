@@ -39,6 +39,21 @@ def all_pairs(group: Group) -> Group:
     return msgspec.structs.replace(group, pairs=unequal, extra={})
 
 
+def resampled(groups: Sequence[Group], seed: int) -> list[Group]:
+    """A bootstrap sample: as many groups, drawn with replacement, in the order they have.
+
+    A third of the groups are in none of it (1/e). One that is drawn again has a name of its own: `id`, `id~2`, `id~3`.
+    """
+    drawn = sorted(random.Random(f"bootstrap/{seed}").choices(range(len(groups)), k=len(groups)))
+    times: dict[int, int] = {}
+    found: list[Group] = []
+    for at in drawn:
+        times[at] = times.get(at, 0) + 1
+        name = groups[at].id if times[at] == 1 else f"{groups[at].id}~{times[at]}"
+        found.append(msgspec.structs.replace(groups[at], id=name))
+    return found
+
+
 def finished(groups: list[Group], options: Finish, origin: str) -> list[Group]:
     """What holds for all groups together: labels of both kinds, and completions of other prompts if asked for.
 

@@ -18,7 +18,7 @@ from truing.errors import Problem, UserError, did_you_mean
 from truing.fields import Batch, Group
 from truing.run import Run
 from truing.stage import DataInfo
-from truing_data.forms import finished
+from truing_data.forms import finished, resampled
 from truing_data.mapping import MappedSource, Value
 from truing_data.rows import BadRow
 from truing_data.votes import compared, decided
@@ -43,22 +43,35 @@ class Loaded(NamedTuple):
 
 
 class Held:
-    """A source whose groups are in memory once it is open. `read` is called once, in a thread."""
+    """A source whose groups are in memory once it is open. `read` is called once, in a thread.
 
-    def __init__(self, name: str, origin: str, shuffle: bool, run: Run, read: Callable[[], Loaded]) -> None:
+    bootstrap: the seed of a sample of them, drawn with replacement; None: the groups as they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        origin: str,
+        shuffle: bool,
+        run: Run,
+        read: Callable[[], Loaded],
+        bootstrap: int | None = None,
+    ) -> None:
         self._name = name
         self._origin = origin
         self._shuffle = shuffle
         self._run = run
         self._read = read
+        self._bootstrap = bootstrap
         self._groups: list[Group] = []
 
     async def open(self) -> DataInfo:
         """Read everything. Raises UserError."""
         loaded = await anyio.to_thread.run_sync(self._read)
-        self._groups = loaded.groups
-        digest = await anyio.to_thread.run_sync(digest_of, loaded.groups)
-        return DataInfo(self._name, digest, len(loaded.groups), loaded.skipped, self._origin)
+        groups = loaded.groups
+        self._groups = groups if self._bootstrap is None else resampled(groups, self._bootstrap)
+        digest = await anyio.to_thread.run_sync(digest_of, self._groups)
+        return DataInfo(self._name, digest, len(groups), loaded.skipped, self._origin)
 
     async def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
         """One pass, `size` groups at a time; `epoch` and the run's seed alone decide the order."""

@@ -24,7 +24,7 @@ def huggingface(spec: HuggingFace, run: Run) -> Held:
     def load() -> Loaded:
         return mapped(rows(data_set(spec), spec), spec, spec.path)
 
-    return Held(Path(spec.path).absolute().name, spec.path, spec.shuffle, run, load)
+    return Held(Path(spec.path).absolute().name, spec.path, spec.shuffle, run, load, spec.bootstrap)
 
 
 def data_set(spec: HuggingFace) -> Any:

@@ -210,6 +210,13 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     limit: Annotated[
         int | None, Meta(description="how many rows to use, after `where` and `skip`; all when not given")
     ] = None
+    bootstrap: Annotated[
+        int | None,
+        Meta(
+            description="seed of a bootstrap sample: as many groups, drawn with replacement, so that members of an "
+            "ensemble differ; all groups once when not given"
+        ),
+    ] = None
     shuffle: Annotated[
         bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
     ] = True

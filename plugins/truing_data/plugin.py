@@ -149,6 +149,13 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     chat: Annotated[
         bool, Meta(description="a user and an assistant message; false: plain text, the question on a line of its own")
     ] = True
+    bootstrap: Annotated[
+        int | None,
+        Meta(
+            description="seed of a bootstrap sample: as many groups, drawn with replacement, so that members of an "
+            "ensemble differ; all groups once when not given"
+        ),
+    ] = None
     shuffle: Annotated[
         bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
     ] = True

@@ -43,7 +43,7 @@ class Puzzle(NamedTuple):
 def reasoning_gym(spec: ReasoningGym, run: Run) -> Held:
     """The source of a `reasoning-gym` spec."""
     origin = f"reasoning-gym: {', '.join(spec.tasks)}"
-    return Held(spec.name, origin, spec.shuffle, run, lambda: load(spec))
+    return Held(spec.name, origin, spec.shuffle, run, lambda: load(spec), spec.bootstrap)
 
 
 def load(spec: ReasoningGym) -> Loaded:

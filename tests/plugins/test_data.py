@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ from truing.fields import (
 from truing.registry import Registry
 from truing.run import Run
 from truing.stage import DataInfo
+from truing_data.forms import resampled
 from truing_data.held import Held, Loaded, Row, selected
 from truing_data.mapping import MappedSource
 from truing_data.plugin import HuggingFace, Jsonl, Parquet, truing_specs
@@ -611,6 +613,26 @@ def test_epochs_and_seeds_differ_in_their_order() -> None:
 
 def test_without_shuffling_the_order_is_that_of_the_file() -> None:
     assert flat(order(held(20, 0, shuffle=False), 3, 5)) == [str(at) for at in range(20)]
+
+
+@settings(QUICK, max_examples=25)
+@given(st.integers(1, 40), st.integers(0, 5))
+def test_a_bootstrap_sample_is_as_many_groups_each_drawn_from_all_and_named_once(count: int, seed: int) -> None:
+    made = [Group(id=str(at), prompt=f"p{at}", completions=["c"]) for at in range(count)]
+    drawn = resampled(made, seed)
+    assert len(drawn) == len({group.id for group in drawn}) == count
+    assert all(group.prompt == f"p{group.id.partition('~')[0]}" for group in drawn)
+    assert drawn == resampled(made, seed)
+
+
+def test_a_bootstrap_sample_leaves_out_a_third_and_samples_of_other_seeds_are_others(tmp_path: Path) -> None:
+    made = [Group(id=str(at), prompt="p", completions=["c"]) for at in range(2000)]
+    left_out = 1 - len({group.id.partition("~")[0] for group in resampled(made, 1)}) / 2000
+    assert left_out == pytest.approx(math.exp(-1), abs=0.03)
+    path = write(tmp_path / "a.jsonl", *[{"prompt": f"{at}?", "completion": "Hi."} for at in range(20)])
+    infos = [read(Jsonl(path=path, bootstrap=seed))[0] for seed in (None, 1, 2, 1)]
+    assert [info.groups for info in infos] == [20] * 4
+    assert len({info.digest for info in infos}) == 3
 
 
 @QUICK
