@@ -19,7 +19,7 @@ from truing.errors import Problem, did_you_mean
 from truing.fields import ANSWERS, SEQ, TOKENS, Field, Fields, fields
 from truing.recipe import Phase, Recipe
 from truing.registry import Registry
-from truing.stage import AnySpec
+from truing.stage import AnySpec, within
 from truing.toml import Document
 
 PHASE_MODEL = {"accepts": "@model"}
@@ -49,10 +49,12 @@ def check(
         makes_data = not present & {"optimizer", "loss"} and bool(present & {"generator", "scorer"})
         yield from _tables(phase, document, present, makes_data)
         yield from _data_loop(phase, document, present) if makes_data else _loop(phase, document)
-        for table, spec in phase.parts():
-            yield from _options(spec, phase.table(table), document)
-            yield from _phases(spec, phase.table(table), document, PHASE_MODEL, models, registry)
-            yield from _phases(spec, phase.table(table), document, PHASE_DATA, data, registry)
+        for table, outer in phase.parts():
+            for inside, spec in within(outer):
+                path = (*phase.table(table), *inside)
+                yield from _options(spec, path, document)
+                yield from _phases(spec, path, document, PHASE_MODEL, models, registry)
+                yield from _phases(spec, path, document, PHASE_DATA, data, registry)
         yield from _contract(phase, document, registry, broken, makes_data)
         sound = not any(phase.table(table) in broken for table in present)
         (data if makes_data else models)[phase.name] = _made(phase) if makes_data and sound else None

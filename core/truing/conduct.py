@@ -184,10 +184,21 @@ def _parts(phase: Phase, run: Run) -> Parts:
 
 
 def _flat(phase: Phase) -> dict[str, Any]:
+    """Every option of a phase by its path, those of components inside components, too."""
     tables = Recipe("", 0, [phase], []).resolved()
-    inner: dict[str, Any] = tables["phase"][phase.name] if phase.name else tables
-    named = {key: cast("dict[str, Any]", table) for key, table in inner.items() if isinstance(table, dict)}
-    return {f"{key}.{name}": value for key, table in named.items() for name, value in table.items()}
+    found: dict[str, Any] = {}
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in cast("dict[str, Any]", value).items():
+                add(f"{path}.{key}" if path else key, inner)
+        else:
+            found[path] = value
+
+    for key, table in (tables["phase"][phase.name] if phase.name else tables).items():
+        if isinstance(table, dict):
+            add(key, table)
+    return found
 
 
 async def _open_observers(recipe: Recipe, run: Run, extra: Sequence[Observer]) -> list[Observer]:

@@ -22,6 +22,7 @@ from msgspec import Meta
 from truing import toml
 from truing.errors import Problem, UserError, did_you_mean
 from truing.plugins import Plugins
+from truing.registry import type_name
 from truing.stage import (
     AdvantageSpec,
     AnySpec,
@@ -33,6 +34,7 @@ from truing.stage import (
     ScorerSpec,
     SourceSpec,
     Spec,
+    component_of,
 )
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -161,8 +163,16 @@ def read(text: str, name: str, plugins: Plugins, overrides: Sequence[str] = ()) 
 
 def plain(spec: AnySpec) -> dict[str, Any]:
     """A component as the table that would make it."""
-    options = cast("dict[str, Any]", msgspec.to_builtins(spec))
-    return {"use": spec.name, **{key: value for key, value in options.items() if value is not None}}
+    options = {option.name: getattr(spec, option.name) for option in msgspec.structs.fields(type(spec))}
+    return {"use": spec.name, **{key: _plain_value(value) for key, value in options.items() if value is not None}}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return plain(cast(AnySpec, value))
+    if isinstance(value, list):
+        return [_plain_value(each) for each in cast("list[Any]", value)]
+    return msgspec.to_builtins(value)
 
 
 class _Reader:
@@ -272,12 +282,25 @@ class _Reader:
         return None
 
     def value(self, hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+        """One option; a component inside a component as any other. UNSET if anything is wrong with it."""
+        if kind := component_of(hint):
+            return self.inside(kind, hint, value, path)
         try:
             return msgspec.convert(value, hint)
         except msgspec.ValidationError as error:
             text = str(error)
             self.say(path, f"{'.'.join(map(str, path))}: {text[:1].lower()}{text[1:]}", _meaning(hint))
             return msgspec.UNSET
+
+    def inside(self, kind: type[AnySpec], hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+        """A component inside a component, or a list of them. UNSET if anything is wrong with it."""
+        if not type_name(hint).startswith("list"):
+            return self.component(kind, value, path) or msgspec.UNSET
+        if not isinstance(value, list):
+            self.say(path, f"{_header(path)} is a list of components", f"write each as [[{'.'.join(map(str, path))}]]")
+            return msgspec.UNSET
+        made = [self.component(kind, each, (*path, at)) for at, each in enumerate(cast("list[Any]", value))]
+        return made if None not in made else msgspec.UNSET
 
     def table(self, table: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
         if isinstance(table, dict):
@@ -297,7 +320,8 @@ def _collect(problems: list[Problem], work: Callable[[str], None], argument: str
 
 
 def _header(path: Sequence[str | int]) -> str:
-    return f"[[{path[0]}]]" if isinstance(path[-1], int) else f"[{'.'.join(map(str, path))}]"
+    named = ".".join(key for key in path if isinstance(key, str))
+    return f"[[{named}]]" if isinstance(path[-1], int) else f"[{named}]"
 
 
 def _look(into: type[msgspec.Struct]) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 from truing.errors import Problem, UserError, did_you_mean
 from truing.fields import Field
-from truing.stage import KINDS, AnySpec
+from truing.stage import KINDS, AnySpec, component_of
 
 S = TypeVar("S", bound=AnySpec)
 
@@ -96,6 +96,13 @@ def doc(spec: type[AnySpec]) -> str:
     return inspect.cleandoc(spec.__doc__ or "")
 
 
+def sample(spec: type[AnySpec]) -> AnySpec:
+    """A spec with its defaults, and any value that fits for an option that has none."""
+    hints = get_type_hints(spec, include_extras=True)
+    required = [option.name for option in msgspec.structs.fields(spec) if option.required]
+    return spec(**{name: _any_value(hints[name]) for name in required})
+
+
 def type_name(hint: Any) -> str:
     """A type as it is written: `int | None`, `"a" | "b"`, `list[str]`."""
     origin = get_origin(hint)
@@ -105,6 +112,8 @@ def type_name(hint: Any) -> str:
         return " | ".join(f'"{choice}"' for choice in get_args(hint))
     if hint is type(None):
         return "none"
+    if component_of(hint) is hint:
+        return hint.kind
     if origin is None:
         return getattr(hint, "__name__", str(hint))
     inner = [type_name(argument) for argument in get_args(hint)]
@@ -117,6 +126,16 @@ def type_name(hint: Any) -> str:
 
 _UNIONS = ("UnionType", "Union")
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "min_length": "length ≥", "max_length": "length ≤"}
+
+
+def _any_value(hint: Any) -> Any:
+    tried: tuple[Any, ...] = ("", 1, [], {}, *get_args(_unwrap(hint)[0]))
+    for value in tried:
+        try:
+            return msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            continue
+    return ""
 
 
 def _unwrap(hint: Any) -> tuple[Any, dict[str, Any]]:

@@ -9,11 +9,24 @@ Input and output are asynchronous; mathematics is plain functions that the loop 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -215,7 +228,8 @@ class Fault(NamedTuple):
 class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A promise of a component: its options are the struct's fields, each with `Meta(description=...)`.
 
-    name: what a recipe writes after `use =`. target: `module:attribute` of the implementation.
+    name: what a recipe writes after `use =`. target: `module:attribute` of the implementation. An option may be a
+    component of its own, `scorer: ScorerSpec` or `list[ScorerSpec]`: a recipe writes it as a table with `use`.
     offers: fields that some options would make it provide, and how, for the mend of an unmet need.
     refuses: fields that mean data of the wrong form, and how to mend it.
     """
@@ -254,6 +268,28 @@ class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown
 
 
 AnySpec = Spec[Any]
+
+
+def component_of(hint: Any) -> type[AnySpec] | None:
+    """The kind of component that an option takes, one or a list of them; None for an option of plain values."""
+    if get_origin(hint) is Annotated or get_origin(hint) is list:
+        return component_of(get_args(hint)[0])
+    if choices := [choice for choice in get_args(hint) if choice is not type(None)]:
+        return component_of(choices[0]) if len(choices) == 1 else None
+    return cast("type[AnySpec]", hint) if isinstance(hint, type) and issubclass(hint, Spec) else None
+
+
+def within(spec: AnySpec) -> Iterator[tuple[tuple[str | int, ...], AnySpec]]:
+    """A component and those inside of it, at any depth, each with the path of the options that lead to it."""
+    yield (), spec
+    for option in msgspec.structs.fields(type(spec)):
+        value: Any = getattr(spec, option.name)
+        held = [((option.name,), value)]
+        if isinstance(value, list):
+            held = [((option.name, at), each) for at, each in enumerate(cast("list[Any]", value))]
+        for path, each in held:
+            if isinstance(each, Spec):
+                yield from (((*path, *deeper), inner) for deeper, inner in within(cast(AnySpec, each)))
 
 
 class SourceSpec(Spec[Source], frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 from truing import stage
 from truing.plugins import Plugins, discover
 from truing.recipe import Loop
-from truing.registry import Option, doc, options
+from truing.registry import Option, doc, options, sample
 from truing.stage import KINDS, AnySpec
 
 PROTOCOLS: dict[str, Sequence[type[Any]]] = {
@@ -94,7 +94,7 @@ def _component(spec: type[AnySpec]) -> str:
 
 def _needs(spec: type[AnySpec]) -> Iterator[str]:
     """What the component needs and provides when its required options are given and the others left alone."""
-    bare = spec(**{option.name: "" for option in options(spec) if option.default is None})
+    bare = sample(spec)
     for word, some in (("needs", bare.requires()), ("provides", bare.provides())):
         if some:
             yield f"{word} {', '.join(f'[`{name}`](fields.md)' for name in sorted(field.name for field in some))}"

@@ -42,7 +42,7 @@ ALLOWED = {"anyio", "msgspec", "pluggy", "truing"}
 ONLY_TYPED = {"torch"}
 HEAVY = ("torch", "transformers", "mlflow", "accelerate", "peft", "datasets", "pyarrow", "numpy", "reasoning_gym")
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
-KERNEL_LINES = 1800
+KERNEL_LINES = 1900
 
 
 class Import(NamedTuple):

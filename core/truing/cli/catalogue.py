@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -118,11 +118,11 @@ def _kind(kind: str) -> str:
 
 
 def _facts(spec: type[AnySpec], plugins: Plugins) -> dict[str, Any]:
-    from truing.registry import doc, options
+    from truing.registry import doc, options, sample
 
     name = plugins.registry.plugin_of(spec)
     plugin = next(loaded for loaded in plugins.loaded if loaded.name == name)
-    sample = _sample(spec)
+    some = sample(spec)
     return {
         "kind": spec.kind,
         "name": spec.name,
@@ -132,8 +132,8 @@ def _facts(spec: type[AnySpec], plugins: Plugins) -> dict[str, Any]:
         "version": plugin.version,
         "target": spec.target,
         "options": [option._asdict() for option in options(spec)],
-        "needs": sorted(field.name for field in sample.requires()),
-        "provides": sorted(field.name for field in sample.provides()),
+        "needs": sorted(field.name for field in some.requires()),
+        "provides": sorted(field.name for field in some.provides()),
         "offers": {field.name: how for field, how in spec.offers.items()},
         "refuses": {field.name: why for field, why in spec.refuses.items()},
     }
@@ -162,24 +162,3 @@ def _print(facts: Mapping[str, Any]) -> None:
     for word in ("offers", "refuses"):
         for field, text in facts[word].items():
             print(f"{word:<10}{field}: {text}")
-
-
-def _sample(spec: type[AnySpec]) -> AnySpec:
-    """The spec with its defaults, and any value that fits for an option that has none."""
-    import msgspec
-
-    hints = get_type_hints(spec, include_extras=True)
-    required = [option.name for option in msgspec.structs.fields(spec) if option.required]
-    return spec(**{name: _any_value(hints[name]) for name in required})
-
-
-def _any_value(hint: Any) -> Any:
-    import msgspec
-
-    tried: tuple[Any, ...] = ("", 1, [], {}, *get_args(hint))
-    for value in tried:
-        try:
-            return msgspec.convert(value, hint)
-        except msgspec.ValidationError:
-            continue
-    return ""
