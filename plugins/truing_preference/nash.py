@@ -16,7 +16,8 @@ from truing.fields import ADVANTAGES, GROUP, IDS, LOGPROBS, LOGPROBS_REF, OPPONE
 from truing.run import Run
 from truing.stage import LossValue, Term
 from truing_preference import menu_online
-from truing_preference.sides import completions, correlation
+from truing_preference.sides import completions
+from truing_tensor.comparisons import correlation
 from truing_tensor.groups import take, take_completions
 from truing_tensor.segments import segment_mean, segment_rest
 

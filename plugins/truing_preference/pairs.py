@@ -21,10 +21,9 @@ from torch.nn.functional import logsigmoid
 from truing.fields import CHOSEN, COLLISION_ENTROPY, LOGPROBS, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
 from truing_preference.sides import Pair, Side, completions, cross_entropy, offset, paired, sides, target
+from truing_tensor.comparisons import HALF_TIED, TieModel, won_or_tied
 from truing_tensor.segments import segment_mean
 
-HALF_TIED = {"rao-kupper": 3.0, "davidson": 1.0}
-"""For each model of ties the nu under which two equal answers tie half the time."""
 _LARGEST_EXPONENT = 30.0
 
 
@@ -57,9 +56,7 @@ def dpo(
     return paired("dpo", losses, both, rewards, sft_weight)
 
 
-def dpo_ties(
-    batch: Batch, *, beta: float, model: Literal["rao-kupper", "davidson"], nu: float | None, sft_weight: float
-) -> LossValue:
+def dpo_ties(batch: Batch, *, beta: float, model: TieModel, nu: float | None, sft_weight: float) -> LossValue:
     """-log p(what was said of the pair): won, lost (SOFT below 0.5) or tied (SOFT [pair] equal to 0.5).
 
     rao-kupper, a = log nu:  p(won) = sigmoid(h - a)       p(tied) = (nu^2 - 1) sigmoid(h - a) sigmoid(-h - a)
@@ -75,12 +72,8 @@ def dpo_ties(
     both = whole.at(first.where(~lost, second)), whole.at(second.where(~lost, first))
     rewards = implicit_rewards(both, beta)
     h = rewards[0] - rewards[1]
-    if model == "rao-kupper":
-        win, loss = logsigmoid(h - math.log(nu)), logsigmoid(-h - math.log(nu))
-        likelihood = torch.where(tied, math.log(nu**2 - 1) + win + loss, win)
-    else:
-        tie = torch.full_like(h, math.log(2 * nu))
-        likelihood = torch.where(tied, tie, h / 2) - torch.stack([h / 2, -h / 2, tie]).logsumexp(0)
+    won, tie = won_or_tied(h, model, nu)
+    likelihood = torch.where(tied, tie, won)
     value = paired("dpo-ties", -likelihood, both, rewards, sft_weight)
     right = ((h > 0) + 0.5 * (h == 0)).where(~tied, 0.5)
     return LossValue(value.terms, {**value.metrics, "accuracy": Term(right.sum(), "pair")})

@@ -10,7 +10,9 @@ import torch
 
 from truing.fields import GROUP, RANK, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Side, completions, correlation
+from truing_preference.sides import Side, completions
+from truing_tensor import comparisons
+from truing_tensor.comparisons import correlation
 from truing_tensor.segments import segment_mean
 
 
@@ -24,10 +26,8 @@ def plackett_luce(batch: Batch, *, beta: float) -> LossValue:
     whole = completions(batch)
     reward, group, rank = beta * whole.ratio, batch[GROUP], batch[RANK]
     below = (group[:, None] == group) & (rank[:, None] < rank)  # [seq, seq]: the second is ranked below the first
-    rivals = below | torch.eye(len(rank), dtype=torch.bool, device=rank.device)
-    chances = reward.expand(len(rank), -1).masked_fill(~rivals, float("-inf")).logsumexp(1)
-    total = (chances - reward)[below.any(1)].sum()
-    return LossValue({"plackett-luce": Term(total, "group")}, _report(whole, reward, group, below))
+    losses = comparisons.plackett_luce(reward, group, rank)
+    return LossValue({"plackett-luce": Term(losses.sum(), "group")}, _report(whole, reward, group, below))
 
 
 def _report(whole: Side, reward: torch.Tensor, group: torch.Tensor, below: torch.Tensor) -> dict[str, Term]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from truing.errors import RunFailed
 from truing.fields import CHOSEN, LABEL, LOGPROBS, LOGPROBS_REF, MARGIN, RANK, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
+from truing_tensor.comparisons import correlation
 from truing_tensor.segments import segment_sum
 
 
@@ -60,8 +60,6 @@ class Side:
 
 Pair = tuple[Tensor, Tensor]
 """A number of the chosen and of the rejected completion, each [pair]."""
-Per = Literal["token", "seq", "pair", "group", "step"] | float
-"""What a term is a mean over."""
 
 
 def completions(batch: Batch) -> Side:
@@ -135,14 +133,3 @@ def of_pairs(both: tuple[Side, Side], rewards: Pair) -> Mapping[str, Term]:
         **{name: Term(values.sum(), "pair") for name, values in found.items()},
         **correlation("length/correlation", torch.cat(rewards), lengths, "pair", 0.5),
     }
-
-
-def correlation(name: str, x: Tensor, y: Tensor, per: Per, weight: float = 1.0) -> Mapping[str, Term]:
-    """The moments of two quantities, each [any]; of the five a step reports their correlation, under this name.
-
-    They are sums, so it is the same number however a step is cut; in float64, because two large ones are subtracted.
-    per, weight: so that they become means, the count of the whole step times the weight being that of all x.
-    """
-    x, y = x.detach().double(), y.detach().double()
-    moments = {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
-    return {f"{name}|{moment}": Term(values.sum(), per, weight) for moment, values in moments.items()}

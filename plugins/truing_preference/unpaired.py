@@ -13,7 +13,8 @@ from torch.nn.functional import logsigmoid
 from truing.errors import RunFailed
 from truing.fields import LABEL, MISMATCHED, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Side, completions, correlation
+from truing_preference.sides import Side, completions
+from truing_tensor.comparisons import correlation
 
 
 def kto(batch: Batch, *, beta: float, desirable_weight: float, undesirable_weight: float) -> LossValue:

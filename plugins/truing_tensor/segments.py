@@ -31,6 +31,12 @@ def segment_rest(values: Tensor, segment: Tensor, count: int) -> Tensor:
     return (ends[segment] - before).to(values.dtype)
 
 
+def segment_logsumexp(values: Tensor, segment: Tensor, count: int) -> Tensor:
+    """Log of the sum of the exponentials of `values` [token] in each of `count` segments, none of which is empty."""
+    most = values.new_full((count,), float("-inf")).scatter_reduce(0, segment, values.detach(), "amax")
+    return most + segment_sum((values - most[segment]).exp(), segment, count).log()
+
+
 def segment_mean(values: Tensor, segment: Tensor, count: int) -> Tensor:
     """Mean of `values` [token] within each of `count` segments. An empty segment has mean 0."""
     # Counted in whole numbers: in bfloat16 256 + 1 is 256.
