@@ -404,12 +404,12 @@ def test_copies_contradictions_and_equal_answers_are_counted(tmp_path: Path) -> 
         {**pair, "chosen": "No", "rejected": "Yes, it is"},
         {**pair, "chosen": "No"},
         {**pair, "chosen": "no!"},
-        {**pair, "prompt": "another"},
+        {**pair, "prompt": "another", "rejected": " "},
     ]
     told = report_on(write(tmp_path / "a.jsonl", *rows))
     copies = told.copies
     assert (copies.equal, copies.alike, copies.exact, copies.turned, copies.contradictions) == (1, 1, 1, 1, 1)
-    assert (copies.prompts, copies.most) == (2, 5)
+    assert (copies.empty, copies.prompts, copies.most) == (1, 2, 5)
     assert any("contradict" in warning for warning in told.warnings)
     assert any("two equal answers" in warning for warning in told.warnings)
 

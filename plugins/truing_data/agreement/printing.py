@@ -68,6 +68,8 @@ def _of_texts(report: Report) -> Iterator[tuple[str, str]]:
         yield "longer wins", _share(lengths.longer_wins) + alike
         yield "characters", f"{lengths.better:,.0f} in better answers, {lengths.worse:,.0f} in worse ones (means)"
         yield "", f"the better one has {lengths.median_difference:+,.0f} (median)"
+    if told.empty:
+        yield "empty", f"{told.empty:,} pairs have an empty text"
     counts = {
         "pairs of equal answers": told.equal,
         "equal but for case and signs": told.alike,

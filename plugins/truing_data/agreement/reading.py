@@ -16,7 +16,7 @@ from truing_data.agreement.columns import Columns, meanings, settled
 from truing_data.files import lines, records
 from truing_data.held import selected
 from truing_data.mapping import MappedSource, Value
-from truing_data.plugin import paths
+from truing_data.on_disk import paths
 from truing_data.rows import BadRow
 from truing_data.votes import SIDES, Side, ballots, label_of, majority, shown_first
 

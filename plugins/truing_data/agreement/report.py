@@ -170,6 +170,8 @@ def position(found: Sequence[Comparison], texts: bool) -> Position | None:
 def warnings(report: Report) -> list[str]:
     """What should be looked at before a model learns from this."""
     told: list[str] = []
+    if report.copies.empty:
+        told.append(f"{report.copies.empty:,} pairs have an empty text; a source refuses them")
     if report.copies.equal:
         told.append(f"{report.copies.equal:,} pairs have two equal answers; a source refuses them")
     if report.copies.contradictions:

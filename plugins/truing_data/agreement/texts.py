@@ -41,12 +41,14 @@ class Lengths(msgspec.Struct):
 
 
 class Copies(msgspec.Struct):
-    """What there is more than once. equal: pairs whose answers are one and the same, alike: but for case and spacing.
+    """What is missing, and what there is more than once.
 
-    exact: rows that repeat an earlier one. turned: that repeat one with the answers exchanged. contradictions: repeated
-    pairs of which different answers won. prompts: different ones; most: how often the most frequent one comes.
+    empty: pairs with an empty text. equal: whose answers are one and the same, alike: but for case and signs. exact:
+    rows that repeat an earlier one. turned: that repeat one with the answers exchanged. contradictions: repeated pairs
+    of which different answers won. prompts: different ones; most: how often the most frequent one comes.
     """
 
+    empty: int
     equal: int
     alike: int
     exact: int
@@ -113,6 +115,9 @@ def copies(found: Sequence[Comparison]) -> Copies:
     texts = [(one.first, one.second) for one in found if one.first is not None and one.second is not None]
     prompts = Counter(one.prompt for one in found if one.prompt is not None)
     return Copies(
+        sum(
+            any(text is not None and not text.strip() for text in (one.prompt, one.first, one.second)) for one in found
+        ),
         sum(first == second for first, second in texts),
         sum(first != second and plain(first) == plain(second) for first, second in texts),
         exact,
