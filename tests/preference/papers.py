@@ -105,12 +105,17 @@ def normalised_dpo(data: Data, beta: float) -> Number:
     )
 
 
-def soft_dpo(data: Data, beta: float) -> Number:
+def soft_dpo(data: Data, beta: float, e: float = 0.0) -> Number:
+    return flipped([beta * (data.rho(w) - data.rho(z)) for w, z in data.pairs], data.soft, e)
+
+
+def flipped(logits: Sequence[Number], soft: Sequence[float], e: float) -> Number:
+    """The likelihood of votes, each of which is the other one with probability e."""
     total: Number = 0.0
-    for at, w, z in data.numbered():
-        h, p = beta * (data.rho(w) - data.rho(z)), data.soft[at]
-        total += -p * log(sigmoid(h)) - (1 - p) * log(sigmoid(-h))
-    return total / len(data.pairs)
+    for h, share in zip(logits, soft, strict=True):
+        total -= share * ((1 - e) * log(sigmoid(h)) + e * log(sigmoid(-h)))
+        total -= (1 - share) * ((1 - e) * log(sigmoid(-h)) + e * log(sigmoid(h)))
+    return total / len(logits)
 
 
 def offset_dpo(data: Data, beta: float, weight: float) -> Number:
@@ -272,6 +277,15 @@ def simpo(data: Data, beta: float, gamma: float) -> Number:
             for w, z in data.pairs
         ]
     )
+
+
+def soft_simpo(data: Data, beta: float, gamma: float, e: float) -> Number:
+    averages = [(data.log_pi(w) / data.length(w), data.log_pi(z) / data.length(z)) for w, z in data.pairs]
+    return flipped([beta * (won - lost) - gamma for won, lost in averages], data.soft, e)
+
+
+def soft_cpo(data: Data, beta: float, e: float) -> Number:
+    return flipped([beta * (data.log_pi(w) - data.log_pi(z)) for w, z in data.pairs], data.soft, e)
 
 
 def cpo(data: Data, beta: float) -> Number:

@@ -46,6 +46,10 @@ PAIRS: dict[str, tuple[LossSpec, Paper]] = {
     "dpo, robust": (Dpo(beta=0.3, label_smoothing=0.2, robust=True), lambda d: papers.robust_dpo(d, 0.3, 0.2)),
     "dpo, per token": (Dpo(beta=2.0, per_token=True), lambda d: papers.normalised_dpo(d, 2.0)),
     "dpo, soft": (Dpo(beta=0.3, soft=True), lambda d: papers.soft_dpo(d, 0.3)),
+    "dpo, soft and conservative": (
+        Dpo(beta=0.3, soft=True, label_smoothing=0.1),
+        lambda d: papers.soft_dpo(d, 0.3, 0.1),
+    ),
     "dpo, margin": (Dpo(beta=0.3, margin_weight=0.7), lambda d: papers.offset_dpo(d, 0.3, 0.7)),
     "dpo, sft": (Dpo(beta=0.3, sft_weight=0.4), lambda d: papers.dpo(d, 0.3) + 0.4 * papers.nll(d)),
     "dpo-ties, rao-kupper": (DpoTies(beta=0.3), lambda d: papers.rao_kupper(d, 0.3, 3.0)),
@@ -79,6 +83,14 @@ PAIRS: dict[str, tuple[LossSpec, Paper]] = {
     "aot, unpaired": (Aot(beta=0.3, unpaired=True), lambda d: papers.aot_unpaired(d, 0.3)),
     "beta-dpo": (BetaDpo(beta=0.3), lambda d: papers.beta_dpo(d, 0.3, 0.6, 0.8)),
     "simpo": (SimPo(beta=2.5, gamma=0.8), lambda d: papers.simpo(d, 2.5, 0.8)),
+    "simpo, soft and smoothed": (
+        SimPo(beta=2.5, gamma=0.8, soft=True, label_smoothing=0.1),
+        lambda d: papers.soft_simpo(d, 2.5, 0.8, 0.1),
+    ),
+    "cpo, soft and smoothed": (
+        Cpo(beta=0.3, sft_weight=0.0, soft=True, label_smoothing=0.1),
+        lambda d: papers.soft_cpo(d, 0.3, 0.1),
+    ),
     "cpo": (Cpo(beta=0.3), lambda d: papers.cpo(d, 0.3) + papers.nll(d)),
     "orpo": (Orpo(odds_weight=0.2), lambda d: papers.nll(d) + 0.2 * papers.orpo(d)),
     "slic": (Slic(delta=1.5, sft_weight=0.5), lambda d: papers.slic(d, 1.5) + 0.5 * papers.nll(d)),

@@ -31,6 +31,7 @@ from truing_preference.plugin import (
     Nca,
     Orpo,
     SimPo,
+    Slic,
     Wpo,
 )
 
@@ -241,10 +242,16 @@ def without_checkpointing(trainer: Any, policy: Given, inputs: dict[str, Tensor]
             {"loss_type": "sigmoid", "label_smoothing": 0.1},
         ),
         (SimPo(beta=2.0, gamma=0.7), True, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.7}),
+        (
+            SimPo(beta=2.0, gamma=0.7, label_smoothing=0.1),
+            True,
+            {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.7, "label_smoothing": 0.1},
+        ),
+        (Slic(delta=1.0, sft_weight=0.0), False, {"loss_type": "hinge", "beta": 1.0}),
     ],
-    ids=["cpo", "cpo-smoothed", "simpo"],
+    ids=["cpo", "cpo-smoothed", "simpo", "simpo-smoothed", "slic"],
 )
-def test_cpo_and_simpo_are_trls(spec: LossSpec, average: bool, members: dict[str, Any], trl: Any) -> None:
+def test_cpo_simpo_and_slic_are_trls(spec: LossSpec, average: bool, members: dict[str, Any], trl: Any) -> None:
     rows = laid(PROMPTS, ANSWERS, seed=3)
     trainer = trl("experimental.cpo", "CPOTrainer", alpha=0.0, **members)
     chosen, rejected = trainer.get_batch_logps(rows.policy, rows.labels, average_log_prob=average).chunk(2)
