@@ -8,7 +8,7 @@ G rollouts). On a batch every field is flat: no padding, no masks. `dims` says a
     token         completion tokens of all completions laid end to end; `SEQ` says of which completion
     prompt_token  prompt tokens of all groups laid end to end; `PROMPT_GROUP` says of which prompt
     pair          one per comparison; `CHOSEN` and `REJECTED` say which completions
-    step          one per reasoning step; `STEP_SEQ` says of which completion
+    step          one per reasoning step that is judged; `STEP_SEQ` says of which completion
 
 A field whose values are positions along another dim says so with `into`, so a batch can be cut and joined by anybody
 who knows only this table (`truing_tensor.groups`).
@@ -139,7 +139,16 @@ passes through it."""
 VALUES: Field[Tensor] = Field("values", "token", "float32")
 ADVANTAGES: Field[Tensor] = Field("advantages", "token", "float32")
 SCORES: Field[Tensor] = Field("scores", "seq", "float32")
+MEMBER_SCORES: Field[Tensor] = Field("member_scores", "seq", "float32")
+"""[seq, member]: what each member of an ensemble says of a completion."""
+SCORES_STD: Field[Tensor] = Field("scores_std", "seq", "float32")
+"""How far the members of an ensemble are apart on a completion: their standard deviation."""
+SCALE: Field[Any] = Field("scale")
+"""What the scores of a reward model were on its holdout: kept beside its weights, on no batch."""
+SCORE_PARTS: Field[list[dict[str, float]]] = Field("score_parts", "seq")
+"""What each of several scorers said of a completion, by its name."""
 STEP_SCORES: Field[Tensor] = Field("step_scores", "step", "float32")
+"""Log-odds that a step is right."""
 FINISH: Field[list[str]] = Field("finish", "seq")
 """Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`."""
 VERSION: Field[Tensor] = Field("version", "seq", "int64")
@@ -162,8 +171,15 @@ ANNOTATOR: Field[list[str]] = Field("annotator", "pair")
 STRATUM: Field[list[str]] = Field("stratum", "pair")
 """The group of people an annotator belongs to."""
 
+STEPS: Field[list[list[str]]] = Field("steps", "seq")
+"""All steps of a completion, judged or not, each with the blanks it begins with."""
 STEP_SEQ: Field[Tensor] = Field("step_seq", "step", "int64", into="seq")
+STEP_INDEX: Field[Tensor] = Field("step_index", "step", "int64")
+"""Which of the steps of its completion it is, the first is 0."""
 STEP_END: Field[Tensor] = Field("step_end", "step", "int64", into="token")
+STEP_LABELS: Field[Tensor] = Field("step_labels", "step", "float32")
+"""Probability that a step is right, as people or rollouts say. A step of which nothing is said is none of the steps
+that are judged."""
 
 BELONGS: Mapping[str, tuple[str, Field[Any]]] = {
     "seq": ("group", GROUP),

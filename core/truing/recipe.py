@@ -130,6 +130,11 @@ TABLES: Mapping[str, type[AnySpec]] = {
 }
 """The tables of a phase that name a component, and the kind each takes."""
 
+_FORMS: Mapping[str, tuple[type, str, str]] = {
+    "list": (list, "a list", "[[{0}]]"),
+    "dict": (dict, "a table", "[{0}.NAME]"),
+}
+"""How an option may hold several components: as what, in words, and how it is written."""
 _TOP = {"name": str, "seed": int}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -172,6 +177,8 @@ def _plain_value(value: Any) -> Any:
         return plain(cast(AnySpec, value))
     if isinstance(value, list):
         return [_plain_value(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: _plain_value(each) for key, each in cast("dict[str, Any]", value).items()}
     return msgspec.to_builtins(value)
 
 
@@ -293,14 +300,23 @@ class _Reader:
             return msgspec.UNSET
 
     def inside(self, kind: type[AnySpec], hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
-        """A component inside a component, or a list of them. UNSET if anything is wrong with it."""
-        if not type_name(hint).startswith("list"):
+        """A component inside a component, a list of them, or some by name. UNSET if anything is wrong with it."""
+        form = type_name(hint).partition("[")[0]
+        if form not in _FORMS:
             return self.component(kind, value, path) or msgspec.UNSET
-        if not isinstance(value, list):
-            self.say(path, f"{_header(path)} is a list of components", f"write each as [[{'.'.join(map(str, path))}]]")
+        of, told, way = _FORMS[form]
+        if not isinstance(value, of):
+            self.say(
+                path,
+                f"{_header(path)} is {told} of components",
+                f"write each as {way.format('.'.join(map(str, path)))}",
+            )
             return msgspec.UNSET
-        made = [self.component(kind, each, (*path, at)) for at, each in enumerate(cast("list[Any]", value))]
-        return made if None not in made else msgspec.UNSET
+        held = cast("dict[Any, Any]", value).items() if isinstance(value, dict) else enumerate(cast("list[Any]", value))
+        made = {key: self.component(kind, each, (*path, key)) for key, each in held}
+        if None in made.values():
+            return msgspec.UNSET
+        return made if isinstance(value, dict) else list(made.values())
 
     def table(self, table: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
         if isinstance(table, dict):

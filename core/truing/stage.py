@@ -229,7 +229,8 @@ class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown
     """A promise of a component: its options are the struct's fields, each with `Meta(description=...)`.
 
     name: what a recipe writes after `use =`. target: `module:attribute` of the implementation. An option may be a
-    component of its own, `scorer: ScorerSpec` or `list[ScorerSpec]`: a recipe writes it as a table with `use`.
+    component of its own, `scorer: ScorerSpec`, a list of them, or some by name: a recipe writes each as a table with
+    `use`.
     offers: fields that some options would make it provide, and how, for the mend of an unmet need.
     refuses: fields that mean data of the wrong form, and how to mend it.
     """
@@ -271,9 +272,11 @@ AnySpec = Spec[Any]
 
 
 def component_of(hint: Any) -> type[AnySpec] | None:
-    """The kind of component that an option takes, one or a list of them; None for an option of plain values."""
-    if get_origin(hint) is Annotated or get_origin(hint) is list:
+    """The kind of component that an option takes, one, a list of them, or some by name; None for plain values."""
+    if get_origin(hint) in (Annotated, list):
         return component_of(get_args(hint)[0])
+    if get_origin(hint) is dict:
+        return component_of(get_args(hint)[1])
     if choices := [choice for choice in get_args(hint) if choice is not type(None)]:
         return component_of(choices[0]) if len(choices) == 1 else None
     return cast("type[AnySpec]", hint) if isinstance(hint, type) and issubclass(hint, Spec) else None
@@ -284,11 +287,14 @@ def within(spec: AnySpec) -> Iterator[tuple[tuple[str | int, ...], AnySpec]]:
     yield (), spec
     for option in msgspec.structs.fields(type(spec)):
         value: Any = getattr(spec, option.name)
-        held = [((option.name,), value)]
+        held: Iterable[tuple[Any, Any]] = [(None, value)]
         if isinstance(value, list):
-            held = [((option.name, at), each) for at, each in enumerate(cast("list[Any]", value))]
-        for path, each in held:
+            held = enumerate(cast("list[Any]", value))
+        elif isinstance(value, dict):
+            held = cast("dict[Any, Any]", value).items()
+        for key, each in held:
             if isinstance(each, Spec):
+                path = (option.name,) if key is None else (option.name, key)
                 yield from (((*path, *deeper), inner) for deeper, inner in within(cast(AnySpec, each)))
 
 
@@ -302,6 +308,10 @@ class GeneratorSpec(Spec[Generator], frozen=True, kw_only=True):
 
 class ScorerSpec(Spec[Scorer], frozen=True, kw_only=True):
     kind: ClassVar[str] = "scorer"
+
+    def unit(self) -> str:
+        """The unit of its scores, in which those of several can be compared; "": one of its own."""
+        return ""
 
 
 class AdvantageSpec(Spec[AdvantageEstimator], frozen=True, kw_only=True):
@@ -344,6 +354,10 @@ class ModelSpec(Spec[Model], frozen=True, kw_only=True):
 
     def encodes(self) -> Fields:
         """What `encode` adds to prompts that have no completions yet: what a generator can build on."""
+        return fields()
+
+    def leaves(self, held_out: bool) -> Fields:
+        """What a later phase may read of the model that was made. held_out: beside a [holdout]."""
         return fields()
 
 

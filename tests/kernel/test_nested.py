@@ -49,6 +49,7 @@ class Panel(ScorerSpec, frozen=True, kw_only=True):
     target: ClassVar[str] = "truing.testing:RecordingObserver"
     judges: Annotated[list[ScorerSpec], Meta(description="who scores")]
     chair: Annotated[ScorerSpec | None, Meta(description="who decides")] = None
+    guests: Annotated[dict[str, ScorerSpec], Meta(description="who else scores")] = {}
 
     def requires(self) -> Fields:
         return fields().union(*(judge.requires() for judge in self.judges))
@@ -70,18 +71,24 @@ def told(panel: Plugins, scorer: str) -> list[Problem]:
     return error.value.problems
 
 
-INNER = 'judges = [{use = "judge"}, {use = "panel", judges = [{use = "judge", path = "m"}]}]\nchair = {use = "judge"}'
+INNER = """
+judges = [{use = "judge"}, {use = "panel", judges = [{use = "judge", path = "m"}]}]
+chair = {use = "judge"}
+guests.ann = {use = "judge", path = "n"}
+"""
 
 
 def test_an_inner_table_becomes_a_typed_component_at_any_depth(panel: Plugins) -> None:
     (phase,) = made(panel, INNER).phases
-    assert phase.scorer == Panel(judges=[Judge(), Panel(judges=[Judge(path="m")])], chair=Judge())
+    judges: list[ScorerSpec] = [Judge(), Panel(judges=[Judge(path="m")])]
+    assert phase.scorer == Panel(judges=judges, chair=Judge(), guests={"ann": Judge(path="n")})
     assert [path for path, _ in within(phase.scorer)] == [
         (),
         ("judges", 0),
         ("judges", 1),
         ("judges", 1, "judges", 0),
         ("chair",),
+        ("guests", "ann"),
     ]
 
 
@@ -108,6 +115,8 @@ def test_inner_options_are_told_by_their_path(panel: Plugins) -> None:
         ("judges = [{strict = true}]", "[[scorer.judges]] must say which scorer to use", "write use ="),
         ("judges = [1]", "[[scorer.judges]] must be a table", ""),
         ('judges = {use = "judge"}', "[scorer.judges] is a list of components", "write each as [[scorer.judges]]"),
+        ("judges = []\nguests = [1]", "[scorer.guests] is a table of components", "write each as [scorer.guests.NAME]"),
+        ('judges = []\nguests.ann = {use = "jugde"}', 'no scorer called "jugde"', 'did you mean "judge"?'),
         ('judges = []\nchair = [{use = "judge"}]', "[scorer.chair] must be a table", ""),
         ('judges = [{use = "judge", path = "nowhere"}]', "no such model", ""),
         ('judges = [{use = "judge", path = "@sft"}]', 'no earlier phase called "sft" makes a model', ""),
@@ -122,7 +131,7 @@ def test_mistakes_inside_are_told_where_they_stand(panel: Plugins, scorer: str, 
 
 
 def test_an_option_of_components_is_shown_as_their_kind(panel: Plugins) -> None:
-    assert [option.type for option in options(Panel)] == ["list[scorer]", "scorer | none"]
+    assert [option.type for option in options(Panel)] == ["list[scorer]", "scorer | none", "dict[str, scorer]"]
 
 
 def test_the_schema_lets_an_inner_component_be_any_of_its_kind(panel: Plugins) -> None:
