@@ -77,7 +77,8 @@ class NashAdvantage(AdvantageSpec, frozen=True, kw_only=True):
     (Nash-MD-PG, arXiv:2312.00886, section 7).
 
     The probability that one beats another is the sigmoid of the difference of their scores, as Bradley and Terry have
-    it. Only the policy's completions are left to learn from. A group without both kinds is dropped.
+    it. A judge of pairs need not be consistent: with one completion of each kind a group, their scores differ by the
+    logit of its answer. Only the policy's completions are left to learn from. A group without both kinds is dropped.
     """
 
     name: ClassVar[str] = "nash-md"
