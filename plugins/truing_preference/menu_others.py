@@ -72,8 +72,8 @@ class Bco(LossSpec, frozen=True, kw_only=True):
 
 
 class PlackettLuce(LossSpec, frozen=True, kw_only=True):
-    """DPO on rankings of two or more answers (arXiv:2305.18290, eq. 20): the Plackett-Luce likelihood of the whole
-    ranking under the implicit rewards. With two answers it is DPO; answers of equal rank are not compared.
+    """DPO on rankings of two or more answers (arXiv:2305.18290, appendix A.3): the Plackett-Luce likelihood of the
+    whole ranking under the implicit rewards. With two answers it is DPO; answers of equal rank are not compared.
     """
 
     name: ClassVar[str] = "plackett-luce"

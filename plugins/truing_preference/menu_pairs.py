@@ -303,7 +303,7 @@ class Cpo(PairLoss, frozen=True, kw_only=True):
 
 
 class Orpo(PairLoss, frozen=True, kw_only=True):
-    """Odds ratio preference optimization (arXiv:2403.07691, eq. 6 and 7): supervised fine-tuning on the chosen answers
+    """Odds ratio preference optimization (arXiv:2403.07691, eq. 7): supervised fine-tuning on the chosen answers
     and, in the same step, preference by the ratio of odds. No reference and no SFT phase before it.
     """
 

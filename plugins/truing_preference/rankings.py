@@ -19,7 +19,7 @@ from truing_tensor.segments import segment_mean
 def plackett_luce(batch: Batch, *, beta: float) -> LossValue:
     """-sum_i log( exp r_i / (exp r_i + sum over j ranked below i of exp r_j) ), mean over groups, where r = beta rho
 
-    DPO under the Plackett-Luce model, arXiv:2305.18290, eq. 20, appendix A.3; with two completions it is DPO.
+    DPO under the Plackett-Luce model, arXiv:2305.18290, appendix A.3; with two completions it is DPO.
     Completions of equal rank are not compared with each other, so one best and K - 1 tied is the likelihood of the best
     alone.
     """

@@ -34,8 +34,9 @@ def simpo(
 def cpo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_weight: float) -> LossValue:
     """-log sigmoid(beta log pi(y_w|x) - beta log pi(y_l|x)), and the negative log-likelihood of the chosen answer
 
-    CPO, arXiv:2401.08417, eq. 3. The paper writes the likelihood of the whole answer; as in the code of its
-    authors it is per token here; TRL's takes in the prompt. Labels may be smoothed or `soft` as in DPO.
+    CPO, arXiv:2401.08417, eq. 3. The paper writes the likelihood of the whole answer; here it is per token, a mean
+    over answers; TRL's is a mean over all tokens of a batch and takes in the prompt. Labels may be smoothed or `soft`
+    as in DPO.
     """
     both = sides(batch)
     rewards = beta * both[0].logprob, beta * both[1].logprob
@@ -46,7 +47,7 @@ def cpo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_we
 def orpo(batch: Batch, *, odds_weight: float, sft_weight: float) -> LossValue:
     """-log sigmoid(log odds(y_w) - log odds(y_l)), and the negative log-likelihood of the chosen answer per token
 
-    odds(y) = p / (1 - p), where log p = log pi(y|x) / |y|. ORPO, arXiv:2403.07691, eq. 4, 6 and 7; `odds_weight` is its
+    odds(y) = p / (1 - p), where log p = log pi(y|x) / |y|. ORPO, arXiv:2403.07691, eq. 4 and 7; `odds_weight` is its
     lambda. TRL's likelihood takes in the prompt as well; the paper's, and this, are of the answer. Reported rewards are
     log odds.
     """

@@ -104,7 +104,7 @@ def paired(name: str, losses: Tensor, both: tuple[Side, Side], rewards: Pair, sf
     """The mean of `losses` [pair], and an SFT term where it has a weight.
 
     The SFT term is the negative log-likelihood per token of each chosen completion, a mean over pairs: a long one
-    weighs no more than a short one (arXiv:2404.19733, eq. 1). TRL's is a mean over the tokens of all. rewards: what the
+    weighs no more than a short one (arXiv:2404.19733). TRL's is a mean over the tokens of all. rewards: what the
     loss holds the two completions to be worth.
     """
     terms = {name: Term(losses.sum(), "pair")}

@@ -181,6 +181,22 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_the_step_and_the_groups(
     assert torch.equal(weights(model), before)
 
 
+def test_log_probabilities_that_are_not_a_number_stop_the_run_before_a_loss_sees_them(
+    family_folder: Any, run: Run
+) -> None:
+    model = model_of(family_folder("llama"), run)
+    model.attach(optimizer(run), 1)
+    batch = model.encode(batch_of(pairs(3))).batch
+    torch.nn.init.constant_(model.network.base.get_output_embeddings().weight, float("nan"))
+
+    def unseen(_: Batch) -> LossValue:
+        raise AssertionError("a loss was asked")
+
+    for look in (model.learn, model.measure):
+        with pytest.raises(RunFailed, match=r"step 1: what the model gives as `logprobs` is not a number.*g0, g1"):
+            look(batch, unseen)
+
+
 def test_every_term_is_reported_with_its_share_of_the_gradient_and_an_inert_one_shows(
     family_folder: Any, run: Run
 ) -> None:

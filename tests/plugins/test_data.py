@@ -310,6 +310,9 @@ def test_a_demonstration_that_is_no_use_says_why(
     ("row", "options", "what"),
     [
         ({**PAIR, "worse": "Hi."}, {}, '"better" and "worse" are equal'),
+        ({**PAIR, "worse": " "}, {}, '"worse" is empty'),
+        ({**PAIR, "better": ""}, {}, '"better" is empty'),
+        ({**PAIR, "better": None}, {}, '"better" is null'),
         ({"prompt": "x", "better": "y"}, {}, 'no column "worse"'),
         (
             {**PAIR, "better": [user("a"), assistant("b")]},
