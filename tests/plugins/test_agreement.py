@@ -411,7 +411,7 @@ def test_copies_contradictions_and_equal_answers_are_counted(tmp_path: Path) -> 
     assert (copies.equal, copies.alike, copies.exact, copies.turned, copies.contradictions) == (1, 1, 1, 1, 1)
     assert (copies.empty, copies.prompts, copies.most) == (1, 2, 5)
     assert any("contradict" in warning for warning in told.warnings)
-    assert any("two equal answers" in warning for warning in told.warnings)
+    assert any("pairs of equal answers" in warning for warning in told.warnings)
 
 
 def test_longer_wins_counts_decided_pairs_of_different_length_by_who_won(tmp_path: Path) -> None:
@@ -520,12 +520,21 @@ def test_first_turns_are_compared_where_prompts_are_conversations(tmp_path: Path
         return {"messages": [{"role": who, "content": text} for who, text in turns], "chosen": "a", "rejected": "b"}
 
     here = read(write(tmp_path / "a", row("Hi", "one"), row("Ho", "two")), Columns(), {}, False)
-    other = read(write(tmp_path / "b", row("hi!", "three"), row("Hu", "two")), Columns(), {}, False)
+    other = read(write(tmp_path / "b", row("hi!", "three"), row("Hu", "two")), Columns(), {}, False, judged=False)
     told = reported(here, other).overlap
     assert told is not None
     assert told.openings is not None
     assert told.prompts is not None
     assert (told.openings.count, told.prompts.count) == (1, 0)
+
+
+def test_a_file_of_prompts_alone_may_be_what_nothing_is_shared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = write(tmp_path / "b.jsonl", {"question": "why", "votes": 3}, {"question": "When?", "votes": 4})
+    status, said, _ = called(capsys, write(tmp_path / "a.jsonl", VOTED), "--against", held)
+    assert status == 0
+    assert "prompts       50.0%  1 of 2" in said
 
 
 def test_signs_alone_are_not_all_one_text() -> None:

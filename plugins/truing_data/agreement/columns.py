@@ -51,28 +51,44 @@ class Columns(msgspec.Struct):
     category: list[str] = []
 
 
-def settled(given: Columns, rows: Sequence[Mapping[str, Any]], origin: str) -> tuple[Columns, list[str]]:
+def settled(
+    given: Columns, rows: Sequence[Mapping[str, Any]], origin: str, judged: bool = True
+) -> tuple[Columns, list[str]]:
     """The columns that were named and those that are guessed, with what was guessed.
 
-    Raises UserError for a column that no row has, and when nothing can be compared.
+    judged: false for a file of which only the texts are asked, of whatever columns are there. Raises UserError for a
+    column that no row has, and when there is nothing to look at.
     """
     there = dict.fromkeys(column for row in rows for column in row)
+    if not judged:
+        given = _texts_of(given, there)
     _require(given, there, origin)
     found, told = msgspec.structs.replace(given), list[str]()
     _guess_answers(found, there, told)
-    _guess_votes(found, there, told)
+    if judged:
+        _guess_votes(found, there, told)
     if not found.prompt:
         found.prompt = list(next((names for names in _PROMPTS if there.keys() >= set(names)), ()))
         told += [f"prompt is {_and(found.prompt)}"] if found.prompt else []
     if not found.category:
         found.category = [name for name in _CATEGORIES if name in there]
         told += [f"categories are {_and(found.category)}"] if found.category else []
-    if found.first is None and not found.votes and found.completions is None:
+    if found.first is None and not found.votes and found.completions is None and (judged or not found.prompt):
         mend = "--chosen and --rejected, --first and --second with --votes, or --votes alone; columns: " + ", ".join(
             there
         )
         raise UserError(Problem(origin, "nothing here looks like a comparison", mend))
     return found, told
+
+
+def _texts_of(given: Columns, there: Mapping[str, Any]) -> Columns:
+    """Those columns of texts, named for another file, that are there."""
+    found = Columns(prompt=given.prompt if there.keys() >= set(given.prompt) else [])
+    if {given.first, given.second} <= there.keys():
+        found.first, found.second, found.known = given.first, given.second, given.known
+    elif {given.completions, given.rank or given.score} <= there.keys():
+        found.completions, found.rank, found.score = given.completions, given.rank, given.score
+    return found
 
 
 def _require(given: Columns, there: Mapping[str, Any], origin: str) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from truing_data.agreement.columns import Columns
     from truing_data.agreement.reading import Comparisons
     from truing_data.agreement.shapes import Report
 
@@ -16,7 +15,9 @@ Text = str | None
 Several = list[str] | None
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="JSON lines or Parquet.", show_default=False)]
-Against = Annotated[Text, typer.Option(metavar="FILE", help="A holdout, which should share nothing with FILE.")]
+Against = Annotated[
+    Text, typer.Option(metavar="FILE", help="What it should share nothing with: a holdout, or any file of prompts.")
+]
 Prompt = Annotated[Several, typer.Option(metavar="COLUMN", help="The prompt; several are joined.")]
 Chosen = Annotated[Text, typer.Option(metavar="COLUMN", help="The better answer.")]
 Rejected = Annotated[Text, typer.Option(metavar="COLUMN", help="The worse answer.")]
@@ -85,7 +86,7 @@ def report(
     judged = (votes or [], _favours(favours or []), scale.split(",") if scale else [], strength, order)
     columns = Columns(prompt or [], *answers, *judged, completions, rank, score, category or [])
     here = read(file, columns, _where(where or []), skip_bad)
-    other = read(against, _of_other(here.columns), {}, skip_bad) if against else None
+    other = read(against, here.columns, {}, skip_bad, judged=False) if against else None
     if posterior:
         _write(posterior, here, prior)
     _show(reported(here, other, right=prior[0], wrong=prior[1]), json)
@@ -156,13 +157,6 @@ def _where(given: list[str]) -> dict[str, Any]:
         except msgspec.DecodeError:
             found[column] = value
     return found
-
-
-def _of_other(columns: Columns) -> Columns:
-    """What is compared of a second file: its prompts and answers, in columns of the same names."""
-    import msgspec
-
-    return msgspec.structs.replace(columns, votes=[], scale=[], strength=None, order=None, category=[])
 
 
 def _write(path: Path, here: Comparisons, prior: tuple[float, float]) -> None:

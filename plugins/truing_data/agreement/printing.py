@@ -61,26 +61,22 @@ def _of_file(report: Report) -> Iterator[tuple[str, str]]:
 def _of_texts(report: Report) -> Iterator[tuple[str, str]]:
     told = report.copies
     if told.prompts:
-        yield "prompts", f"{told.prompts:,} different ones, one of them {told.most:,} times"
+        again = f", one of them {told.most:,} times" if told.most > 1 else ""
+        yield "prompts", f"{told.prompts:,} different ones{again}"
     if report.lengths:
         lengths = report.lengths
-        alike = f"; {lengths.alike:,} pairs of equal length" if lengths.alike else ""
+        alike = f"; of equal length: {lengths.alike:,}" if lengths.alike else ""
         yield "longer wins", _share(lengths.longer_wins) + alike
         yield "characters", f"{lengths.better:,.0f} in better answers, {lengths.worse:,.0f} in worse ones (means)"
         yield "", f"the better one has {lengths.median_difference:+,.0f} (median)"
     if told.empty:
-        yield "empty", f"{told.empty:,} pairs have an empty text"
-    counts = {
-        "pairs of equal answers": told.equal,
-        "equal but for case and signs": told.alike,
-        "rows that repeat one": told.exact,
-        "that repeat one turned round": told.turned,
-        "that contradict one": told.contradictions,
-    }
-    if any(counts.values()):
-        yield "copies", ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    elif report.lengths or told.prompts:
-        yield "copies", "none"
+        yield "empty texts", f"in {told.empty:,}"
+    alike = {"equal": told.equal, "equal but for case and signs": told.alike}
+    if any(alike.values()):
+        yield "answers", ", ".join(f"{what} in {count:,}" for what, count in alike.items() if count)
+    again = {"exactly": told.exact, "turned round": told.turned, "and contradicted": told.contradictions}
+    if any(again.values()):
+        yield "repeated", ", ".join(f"{what} {count:,}" for what, count in again.items() if count)
 
 
 def _of_categories(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -164,10 +160,10 @@ def _of_position(told: Position) -> Iterator[tuple[str, str]]:
     if told.equal_length:
         yield "", f"{_bias(told.equal_length)} between answers of equal length"
     if told.swapped:
-        same = f"; the same answer wins both ways in {_share(told.consistent)}" if told.consistent else ""
-        yield "both ways", f"{told.swapped:,} pairs were shown in both orders{same}"
+        same = f"; the same answer wins in {_share(told.consistent)}" if told.consistent else ""
+        yield "both ways", f"shown in both orders: {told.swapped:,}{same}"
     if told.paired:
-        yield "", f"{_bias(told.paired)} from those, whichever is better"
+        yield "", f"{_bias(told.paired)} log-odds from those, whichever is better"
 
 
 def _of_overlap(told: Overlap) -> Iterator[tuple[str, str]]:

@@ -55,15 +55,18 @@ class Comparisons(NamedTuple):
     unusable: int
 
 
-def read(path: str, given: Columns, where: Mapping[str, Value], skip_bad: bool) -> Comparisons:
-    """All comparisons of a file of JSON lines or Parquet. Raises UserError naming every row that is no use."""
+def read(path: str, given: Columns, where: Mapping[str, Value], skip_bad: bool, judged: bool = True) -> Comparisons:
+    """All comparisons of a file of JSON lines or Parquet; not `judged`, the texts of any file.
+
+    Raises UserError naming every row that is no use.
+    """
     files = paths(path)
     if not files or files[0].is_dir():
         raise UserError(Problem(path, "no such file" if not files else "this is a folder", "name a file of rows"))
     reads = ((records if file.suffix == ".parquet" else lines)(file, file.name) for file in files)
     rows = selected((row for some in reads for row in some), MappedSource(where=dict(where)), path)
     sound = [row.value for row in rows if not isinstance(row.value, BadRow)]
-    columns, told = settled(given, sound, path)
+    columns, told = settled(given, sound, path, judged)
     make: Callable[[str, Mapping[str, Any], Columns], Iterable[Comparison]] = _ranked if columns.completions else _pair
     found: list[Comparison] = []
     bad: list[Problem] = []

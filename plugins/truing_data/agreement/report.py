@@ -34,7 +34,7 @@ from truing_data.agreement.shapes import (
 from truing_data.agreement.table import Votes, votes_of
 from truing_data.agreement.texts import copies, lengths, overlap, share
 
-SHARED = 20
+SHARED = 10
 """Items that two annotators must share before their kappa says anything."""
 LIKERT = 21
 """Different strengths up to which they are points of a scale, each of which is counted."""
@@ -171,11 +171,11 @@ def warnings(report: Report) -> list[str]:
     """What should be looked at before a model learns from this."""
     told: list[str] = []
     if report.copies.empty:
-        told.append(f"{report.copies.empty:,} pairs have an empty text; a source refuses them")
+        told.append(f"pairs with an empty text, which a source refuses: {report.copies.empty:,}")
     if report.copies.equal:
-        told.append(f"{report.copies.equal:,} pairs have two equal answers; a source refuses them")
+        told.append(f"pairs of equal answers, which a source refuses: {report.copies.equal:,}")
     if report.copies.contradictions:
-        told.append(f"{report.copies.contradictions:,} rows contradict an earlier one on the same two answers")
+        told.append(f"rows that contradict an earlier one on the same two answers: {report.copies.contradictions:,}")
     if report.lengths and (longer := report.lengths.longer_wins).low is not None and longer.high is not None:
         if longer.low > 0.5:
             told.append(f"a model that only prefers the longer answer is right {longer.share:.1%} of the time")
@@ -187,16 +187,14 @@ def warnings(report: Report) -> list[str]:
         chance = 1 / len(report.agreement.labels)
         poor = sum(one.accuracy < chance for one in report.agreement.model.annotators)
         if poor:
-            told.append(
-                f"{poor:,} annotators are right less often than chance, {chance:.0%}, by the model of annotators"
-            )
+            told.append(f"annotators who are right less often than chance, {chance:.0%}, by the model: {poor:,}")
     if report.position:
         for bias in (report.position.paired, report.position.overall):
             if bias and not bias.low <= 0 <= bias.high:
                 told.append(f"being shown {'first' if bias.value > 0 else 'second'} helps: log-odds {bias.value:+.3f}")
                 break
     if report.overlap and report.overlap.prompts and report.overlap.prompts.count:
-        told.append(f"{report.overlap.prompts.count:,} prompts of {report.overlap.path} are in this file as well")
+        told.append(f"prompts of {report.overlap.path} that are in this file as well: {report.overlap.prompts.count:,}")
     return told
 
 
