@@ -114,6 +114,18 @@ def shown_first(value: Any, first: str, second: str) -> int:
     raise BadRow(f"which answer was shown first cannot be told from {value!r}", mend)
 
 
+def strength_of(row: Row, column: str) -> float:
+    """How much better the first is: a number, or the mean of a list of them. Raises BadRow."""
+    value = _cell(row, column)
+    numbers = cast("list[Any]", value) if isinstance(value, list) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise BadRow(f'"{column}" is {number!r}, not a finite number', "0 is a tie, the sign says which is better")
+    if not numbers:
+        raise BadRow(f'"{column}" is empty')
+    return sum(numbers) / len(numbers)
+
+
 def compared(row: Row, name: str, options: MappedSource) -> list[Group]:
     """The groups of one row of any kind; of two answers with votes or a strength, one that `decided` finishes.
 
@@ -134,7 +146,7 @@ def compared(row: Row, name: str, options: MappedSource) -> list[Group]:
             raise BadRow("nobody voted", "leave such rows out")
         extra[VOTES] = [votes]
     if options.strength is not None:
-        extra[STRENGTH] = [_strength(row, options.strength) * options.strength_scale]
+        extra[STRENGTH] = [strength_of(row, options.strength) * options.strength_scale]
     if options.position_bias:
         shown = 1 if options.order is None else shown_first(_cell(row, options.order), first, second)
         extra[SHOWN] = [shown]
@@ -152,7 +164,7 @@ def decided(groups: Sequence[Group], options: MappedSource, origin: str) -> tupl
         return list(groups), 0
     verdicts = _verdicts(groups, options, origin)
     found = [
-        _finished(group, verdict, *group.extra.get(STRENGTH, [0.0]), options)
+        _finished(group, verdict, group.extra.get(STRENGTH, [0.0])[0], options)
         for group, verdict in zip(groups, verdicts, strict=True)
         if options.ties == "keep" or not verdict.tied
     ]
@@ -208,18 +220,6 @@ def _finished(group: Group, verdict: Verdict, strength: float, options: MappedSo
         shown = group.extra[SHOWN][0] * (1 if verdict.first >= 0.5 else -1)
         extra[MARGIN] = [extra.get(MARGIN, [0.0])[0] - shown * options.position_bias]
     return msgspec.structs.replace(group, pairs=[(better, worse)], extra=extra)
-
-
-def _strength(row: Row, column: str) -> float:
-    """A number, or the mean of a list of them."""
-    value = _cell(row, column)
-    numbers = cast("list[Any]", value) if isinstance(value, list) else [value]
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise BadRow(f'"{column}" is {number!r}, not a finite number', "0 is a tie, the sign says which is better")
-    if not numbers:
-        raise BadRow(f'"{column}" is empty')
-    return sum(numbers) / len(numbers)
 
 
 def _cell(row: Row, column: str) -> Any:

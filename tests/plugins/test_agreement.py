@@ -464,6 +464,32 @@ def test_labels_of_several_annotators_need_no_answers(tmp_path: Path) -> None:
     assert "labels that are not on the scale: good" in refused(path, Columns(scale=["bad", "fair"]))[0]
 
 
+def test_rows_by_one_annotator_each_are_one_item_whichever_way_round(tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": "x y", "rejected": "z"}
+    turned = {"prompt": "p", "chosen": "z", "rejected": "x y"}
+    rows = [{**pair, "who": 1}, {**turned, "who": 2}, {**pair, "who": 3}, {**pair, "prompt": "q", "who": 1}]
+    told = read(write(tmp_path / "a.jsonl", *rows), Columns(annotator="who"), {}, False)
+    assert [list(map(tuple, votes)) for votes in told.votes] == [
+        [("1", "first"), ("2", "second"), ("3", "first")],
+        [("1", "first")],
+    ]
+    assert told.places == [f"{tmp_path / 'a.jsonl'}:1", f"{tmp_path / 'a.jsonl'}:4"]
+    agreement = reported(told).agreement
+    assert agreement is not None
+    assert (agreement.items, agreement.per_item) == (2, {1: 1, 3: 1})
+
+
+def test_an_item_may_have_a_name_and_nobody_votes_on_it_twice(tmp_path: Path) -> None:
+    rows = [
+        {"label": label, "who": who, "what": "x"} for who, label in (("ann", "bad"), ("bo", "good"), ("ann", "bad"))
+    ]
+    path, columns = write(tmp_path / "a.jsonl", *rows), Columns(votes=["label"], annotator="who", item="what")
+    assert 'annotator "ann" votes on this twice' in refused(path, columns)[0]
+    told = read(path, columns, {}, True)
+    assert (told.votes, told.unusable) == ([[("ann", "bad"), ("bo", "good")]], 1)
+    assert "--annotator names who" in refused(path, Columns(votes=["label"], item="what"))[0]
+
+
 def test_which_answer_was_shown_first_may_stand_in_a_column(tmp_path: Path) -> None:
     rows = [
         {"chosen": "x y", "rejected": "z", "order": "chosen" if at % 4 else "rejected", "id": at} for at in range(40)

@@ -10,7 +10,7 @@ import msgspec
 
 from truing.errors import Problem, UserError, did_you_mean
 from truing_data.rows import BadRow
-from truing_data.votes import SIDES, Side, favoured
+from truing_data.votes import Side, favoured
 
 _PROMPTS = (("prompt",), ("question",), ("instruction", "input"), ("instruction",), ("messages",), ("query",))
 _SIDES = (
@@ -25,6 +25,7 @@ _SIDES = (
 )
 _ONE_VOTE = ("votes", "vote", "preference", "winner", "verdict")
 _MANY_VOTES = re.compile(r"(annotation|annotator|vote|label|rater|judge)_?\d+")
+_LETTERS: Mapping[str, Side] = {"a": "first", "b": "second"}
 _CATEGORIES = ("category", "subset", "domain", "type")
 _RANKINGS: Mapping[str, Sequence[str]] = {
     "completions": ("completions", "responses"),
@@ -45,6 +46,8 @@ class Columns(msgspec.Struct):
     scale: list[str] = []
     strength: str | None = None
     order: str | None = None
+    annotator: str | None = None
+    item: str | None = None
     completions: str | None = None
     rank: str | None = None
     score: str | None = None
@@ -103,6 +106,10 @@ def _require(given: Columns, there: Mapping[str, Any], origin: str) -> None:
         problems.append(
             Problem(origin, "one column of two answers is named", "--first and --second, or --chosen and --rejected")
         )
+    if given.item is not None and given.annotator is None:
+        problems.append(
+            Problem(origin, "rows are votes on an item only if somebody gave them", "--annotator names who")
+        )
     if given.completions is not None and (given.rank is None) == (given.score is None):
         problems.append(
             Problem(origin, "completions need their order", "--rank, the smallest is best, or --score, the largest")
@@ -147,13 +154,13 @@ def meanings(labels: Mapping[str, str], columns: Columns) -> tuple[dict[str, Sid
     """
     told: list[str] = []
     there = sorted(labels)
-    favours = dict(columns.favours)
+    favours: dict[str, Side] = dict(columns.favours)
     if not favours:
         lower = {label.lower() for label in there}
         if "2" in lower and lower <= {"0", "1", "2"}:
             favours = {"1": "first", "2": "second", "0": "tie"}
         elif {"a", "b"} <= lower:
-            favours = {label: {"a": SIDES[0], "b": SIDES[2]}.get(label.lower(), SIDES[1]) for label in there}
+            favours = {label: _LETTERS.get(label.lower(), "tie") for label in there}
         told += ["; ".join(f'a vote "{label}" is for {side}' for label, side in favours.items())] if favours else []
     found: dict[str, Side] = {}
     unclear: list[str] = []

@@ -33,6 +33,10 @@ Favours = Annotated[Several, typer.Option(metavar="LABEL=SIDE", help="What a vot
 Scale = Annotated[Text, typer.Option(metavar="A,B,...", help="Labels in order, for the ordinal coefficient.")]
 Strength = Annotated[Text, typer.Option(metavar="COLUMN", help="How much better the first is; below 0: the second.")]
 Order = Annotated[Text, typer.Option(metavar="COLUMN", help="Which answer was shown first: its column's name, 1 or 2.")]
+Annotator = Annotated[Text, typer.Option(metavar="COLUMN", help="Who judged, if a row is one annotator's word.")]
+Item = Annotated[
+    Text, typer.Option(metavar="COLUMN", help="What was judged; the same prompt and answers if not given.")
+]
 Completions = Annotated[Text, typer.Option(metavar="COLUMN", help="A list of ranked answers.")]
 Rank = Annotated[Text, typer.Option(metavar="COLUMN", help="Their places, the smallest is best.")]
 Score = Annotated[Text, typer.Option(metavar="COLUMN", help="Their scores, the largest is best.")]
@@ -62,6 +66,8 @@ def report(
     scale: Scale = None,
     strength: Strength = None,
     order: Order = None,
+    annotator: Annotator = None,
+    item: Item = None,
     completions: Completions = None,
     rank: Rank = None,
     score: Score = None,
@@ -83,7 +89,7 @@ def report(
     from truing_data.agreement.report import reported
 
     answers = _sides(chosen, rejected, first, second)
-    judged = (votes or [], _favours(favours or []), scale.split(",") if scale else [], strength, order)
+    judged = (votes or [], _favours(favours or []), scale.split(",") if scale else [], strength, order, annotator, item)
     columns = Columns(prompt or [], *answers, *judged, completions, rank, score, category or [])
     here = read(file, columns, _where(where or []), skip_bad)
     other = read(against, here.columns, {}, skip_bad, judged=False) if against else None
@@ -169,11 +175,11 @@ def _write(path: Path, here: Comparisons, prior: tuple[float, float]) -> None:
 
     if not here.labels:
         raise UserError(Problem(f"--posterior {path}", "there are no votes to fit a model of annotators to"))
-    votes = votes_of([one.votes for one in here.found], here.labels)
+    votes = votes_of(here.votes, here.labels)
     beliefs = dawid_skene(votes, right=prior[0], wrong=prior[1]).posterior.tolist()
     rows = [
-        {"where": one.where, "votes": len(one.votes), "posterior": dict(zip(here.labels, belief, strict=True))}
-        for one, belief in zip(here.found, beliefs, strict=True)
+        {"where": place, "votes": len(given), "posterior": dict(zip(here.labels, belief, strict=True))}
+        for place, given, belief in zip(here.places, here.votes, beliefs, strict=True)
     ]
     try:
         path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

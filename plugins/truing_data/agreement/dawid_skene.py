@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truing_data.agreement.table import Floats, Votes
+from truing_data.agreement.table import Floats, Ints, Votes
 
 
 class Annotated(NamedTuple):
@@ -73,7 +73,7 @@ def dawid_skene(
             return Annotated(posterior, frequency, confusion, objective, converged)
 
 
-def _confusion(belief: Floats, cell: Floats, annotators: int, prior: Floats) -> Floats:
+def _confusion(belief: Floats, cell: Ints, annotators: int, prior: Floats) -> Floats:
     """The M step of the annotators: belief [vote, label] in the true label, summed by annotator and label said."""
     labels = len(prior)
     sums = [np.bincount(cell, belief[:, true], annotators * labels) for true in range(labels)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -18,16 +18,18 @@ from truing_data.held import selected
 from truing_data.mapping import MappedSource, Value
 from truing_data.on_disk import paths
 from truing_data.rows import BadRow
-from truing_data.votes import SIDES, Side, ballots, label_of, majority, shown_first
+from truing_data.votes import SIDES, Side, ballots, label_of, majority, shown_first, strength_of
 
 _TOLD = 20
+_TURNED = {"first": "second", "second": "first"}
 
 
 class Comparison(NamedTuple):
     """Two answers to a prompt and what was said of them, or only what was said. A text is None where no column has one.
 
     opening: the first turn of a conversation. shown: 1 if `first` was shown first, -1 if `second` was, 0 if nobody
-    knows. winner: None where nothing says it. categories: in the order of their columns.
+    knows. winner: None where nothing says it. item: what the votes are on where several rows are. categories: in the
+    order of their columns.
     """
 
     where: str
@@ -39,15 +41,22 @@ class Comparison(NamedTuple):
     winner: Side | None = None
     shown: int = 0
     strength: float | None = None
+    item: str | None = None
     categories: Sequence[str] = ()
 
 
 class Comparisons(NamedTuple):
-    """A file that was read. labels: of votes, in their order if `ordered`. told: what was guessed. unusable: rows."""
+    """A file that was read.
+
+    votes: of every item, which is a row, or several where each is what one annotator said. places: where an item stands
+    first. labels: of votes, in their order if `ordered`. told: what was guessed. unusable: rows.
+    """
 
     origin: str
     rows: int
     found: Sequence[Comparison]
+    votes: Sequence[Sequence[tuple[str, str]]]
+    places: Sequence[str]
     columns: Columns
     labels: Sequence[str]
     ordered: bool
@@ -77,43 +86,45 @@ def read(path: str, given: Columns, where: Mapping[str, Value], skip_bad: bool, 
             found.extend(make(row.where, row.value, columns))
         except BadRow as error:
             bad.append(Problem(row.where, error.what, error.mend))
+    found, labels, ordered = _judged(found, columns, told, path) if judged else (found, [], False)
+    items = _items(found, columns, bad)
     if bad and (not skip_bad or not found):
         raise UserError(_cut(bad, len(rows), path))
-    found, labels, ordered = _judged(found, columns, told, path)
-    return Comparisons(path, len(rows), found, columns, labels, ordered, told, len(bad))
+    votes = [list(one.items()) for one in items.values()]
+    return Comparisons(path, len(rows), found, votes, list(items), columns, labels, ordered, told, len(bad))
 
 
 def said(value: Any) -> str | None:
     """The words of a cell: text, or the content of the last of some messages."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        content = value[-1].get("content")
-        return content if isinstance(content, str) else None
-    return None
+    turns = _turns(value)
+    return str(turns[-1].get("content")) if turns else None
 
 
 def asked(row: Mapping[str, Any], columns: Columns) -> tuple[str | None, str | None]:
     """The prompt of a row as one text, and its first turn. Whole conversations bring their prompt along."""
     cells = [row.get(column) for column in columns.prompt]
     whole = row.get(columns.first) if columns.first else None
-    if not cells and isinstance(whole, list) and len(whole) > 1:
-        cells = [whole[:-1]]
-    turns = [turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)]
+    if not cells:
+        cells = [_turns(whole)[:-1]]
+    turns = [turn for cell in cells for turn in _turns(cell)]
     contents = [str(turn.get("content")) for turn in turns] + [cell for cell in cells if isinstance(cell, str)]
     users = [str(turn.get("content")) for turn in turns if turn.get("role") == "user"]
     return ("\n".join(contents) or None), (users[0] if users else None)
 
 
+def _turns(cell: Any) -> list[dict[str, Any]]:
+    """The messages of a conversation, none of anything else."""
+    entries = cast("list[Any]", cell) if isinstance(cell, list) else []
+    return [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
+
+
 def _pair(where: str, row: Mapping[str, Any], columns: Columns) -> Iterable[Comparison]:
     prompt, opening = asked(row, columns)
-    strength = None
-    if columns.strength is not None:
-        strength = row.get(columns.strength)
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
-            raise BadRow(f'"{columns.strength}" is {strength!r}, not a number')
+    strength = strength_of(row, columns.strength) if columns.strength is not None else None
     answers: list[str | None] = []
-    for side in (columns.first, columns.second) if columns.first else ():
+    for side in (columns.first, columns.second) if columns.first and columns.second else ():
         answers.append(said(row.get(side)))
         if answers[-1] is None:
             raise BadRow(f'"{side}" is no text' if side in row else f'no column "{side}"')
@@ -127,20 +138,40 @@ def _pair(where: str, row: Mapping[str, Any], columns: Columns) -> Iterable[Comp
         opening,
         first,
         second,
-        ballots(row, columns.votes),
+        _ballots(row, columns),
         _winner(strength) if strength is not None else "first" if columns.known else None,
         shown,
         strength,
+        _name(row, columns.item) if columns.item else None,
         _categories(row, columns),
     )
 
 
+def _ballots(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, str]]:
+    """The votes of a row; one, if a column says whose it is."""
+    votes = ballots(row, columns.votes)
+    if columns.annotator is None:
+        return votes
+    if len(votes) != 1 and not columns.known:
+        raise BadRow(f"{len(votes)} votes, and one annotator", "without --annotator a row may hold several")
+    return [(_name(row, columns.annotator), "first" if columns.known else votes[0][1])]
+
+
+def _name(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRow(f'"{column}" is {value!r}, not a name')
+    return str(value)
+
+
 def _ranked(where: str, row: Mapping[str, Any], columns: Columns) -> Iterable[Comparison]:
     """Every two completions of a ranking: the better one first, tied ones as a tie."""
-    texts = [said(text) for text in row.get(columns.completions or "") or []]
-    places = row.get(columns.rank or columns.score or "")
-    if not isinstance(places, list) or len(places) != len(texts) or None in texts:
-        raise BadRow(f"{len(texts)} completions, and not as many texts and places")
+    answers, order = row.get(columns.completions or ""), row.get(columns.rank or columns.score or "")
+    if not isinstance(answers, list) or not isinstance(order, list) or len(answers) != len(order):
+        raise BadRow(f'"{columns.completions}" is no list with as many places beside it')
+    texts, places = [said(text) for text in cast("list[Any]", answers)], cast("list[Any]", order)
+    if None in texts:
+        raise BadRow(f'"{columns.completions}": completion {texts.index(None) + 1} is no text')
     for place in places:
         if isinstance(place, bool) or not isinstance(place, int | float):
             raise BadRow(f"a place is {place!r}, not a number")
@@ -182,9 +213,31 @@ def _judged(
     voted: list[Comparison] = []
     for one in found:
         votes = [(who, sides[label]) for who, label in one.votes]
-        winner = one.winner if columns.known or not votes else majority([side for _, side in votes])
+        cast_for: list[Side] = [sides[label] for _, label in one.votes]
+        winner = one.winner if columns.known or not votes else majority(cast_for)
         voted.append(one._replace(votes=votes, winner=winner))
     return voted, SIDES, True
+
+
+def _items(found: Sequence[Comparison], columns: Columns, bad: list[Problem]) -> dict[str, dict[str, str]]:
+    """The votes on every item, by annotator, under the place where the item stands first.
+
+    Rows by different annotators are one item if they are on the same prompt and answers, in whichever order, or have
+    the same `item`. Whoever votes on one twice is added to `bad`.
+    """
+    if columns.annotator is None:
+        return {one.where: dict(one.votes) for one in found}
+    leads: dict[Any, Comparison] = {}
+    items: dict[str, dict[str, str]] = {}
+    for one in found:
+        lead = leads.setdefault(one.item or (one.prompt, frozenset((one.first, one.second))), one)
+        votes = items.setdefault(lead.where, {})
+        for who, label in one.votes:
+            if who in votes:
+                bad.append(Problem(one.where, f'annotator "{who}" votes on this twice', f"first at {lead.where}"))
+            else:
+                votes[who] = label if one.first == lead.first else _TURNED.get(label, label)
+    return items
 
 
 def _scale(labels: list[str], columns: Columns, origin: str) -> tuple[Sequence[str], bool]:

@@ -47,7 +47,7 @@ def reported(here: Comparisons, other: Comparisons | None = None, *, right: floa
     told = list(here.told)
     if not texts:
         told.append("answers without a space are taken for names of texts, so their lengths say nothing")
-    voted = any(one.votes for one in found)
+    voted = any(here.votes)
     report = Report(
         here.origin,
         here.rows,
@@ -59,7 +59,7 @@ def reported(here: Comparisons, other: Comparisons | None = None, *, right: floa
         lengths(found) if texts else None,
         copies(found),
         categories(here, texts),
-        agreement(votes_of([one.votes for one in found], here.labels), here, right, wrong) if voted else None,
+        agreement(votes_of(here.votes, here.labels), here, right, wrong) if voted else None,
         position(found, texts),
         overlap(found, other.found, other.origin, other.rows) if other else None,
         [],
@@ -97,7 +97,7 @@ def categories(here: Comparisons, texts: bool) -> list[Category]:
 def agreement(votes: Votes, here: Comparisons, right: float, wrong: float) -> Agreement:
     """What votes say of each other."""
     counts = votes.counts()
-    per_item = Counter(counts.sum(1)[counts.sum(1) > 0].tolist())
+    per_item: Counter[int] = Counter(counts.sum(1)[counts.sum(1) > 0].tolist())
     usual = max(per_item, key=lambda number: (per_item[number], number))
     same = counts[counts.sum(1) == usual]
     decided = "tie" in here.labels and here.columns.first is not None
@@ -230,7 +230,7 @@ def _annotators(votes: Votes, fitted: Annotated) -> list[Annotator]:
     right = np.bincount(votes.annotator[judged.vote], judged.right, minlength=number)
     accuracy = fitted.accuracy()
     told: list[Annotator] = []
-    for at in np.argsort(-cast, kind="stable").tolist():
+    for at in map(int, np.argsort(-cast, kind="stable")):
         confusion = {
             true: dict(zip(votes.labels, said, strict=True))
             for true, said in zip(votes.labels, fitted.confusion[at].tolist(), strict=True)
