@@ -17,7 +17,7 @@ from truing.fields import ANSWERS, COMPLETIONS, GROUP, SCORES, TOKENS, Batch, fi
 from truing.run import Run
 from truing.testing import check_spec
 from truing_model.plugin import CausalLm, RewardModel, RewardScorer
-from truing_reward.plugin import Match
+from truing_reward.menu_verifiers import Match
 from truing_tensor.groups import batch_of
 
 
@@ -37,7 +37,7 @@ def test_behind_a_mark_only_what_follows_its_last_place_counts() -> None:
 
 def test_small_and_capital_letters_may_be_alike() -> None:
     assert scores(Match(), ["Yes"], ["yes"], [0]) == [0]
-    assert scores(Match(case=False), ["Yes"], ["yes"], [0]) == [1]
+    assert scores(Match(ignore=["case"]), ["Yes"], ["yes"], [0]) == [1]
 
 
 def test_answers_of_messages_are_read_too() -> None:
