@@ -85,8 +85,8 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     votes: Annotated[
         str | list[str] | None,
         Meta(
-            description="column of votes on `first` and `second`: a label, or a list of labels or of "
-            "[annotator, label]; or several columns of a label each"
+            description="column of votes on `first` and `second`: a label, or a list of labels, of [annotator, label] "
+            "or of objects with these two; or several columns of a label each"
         ),
     ] = None
     favours: Annotated[

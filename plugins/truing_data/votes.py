@@ -31,6 +31,7 @@ SHOWN: Field[list[Any]] = Field("shown", "pair")
 
 _KNOWN: Mapping[str, Side] = {"first": "first", "second": "second", "tie": "tie"}
 _KNOWN_TIES = ("equal", "same", "both")
+_VOTE = 'a vote is a label, [annotator, label], or {"annotator": ..., "label": ...}'
 
 
 class Verdict(NamedTuple):
@@ -43,8 +44,8 @@ class Verdict(NamedTuple):
 def ballots(row: Row, columns: Sequence[str]) -> list[tuple[str, str]]:
     """(annotator, label) of every vote of a row; an absent one is null.
 
-    One column holds a label or a list of them, each a label, or [annotator, label]; several hold a label each. Without
-    a name the annotator is the column, or the place in the list. Raises BadRow.
+    One column holds a label or a list of them, each a label, [annotator, label], or an object of these two; several
+    hold a label each. Without a name the annotator is the column, or the place in the list. Raises BadRow.
     """
     found: list[tuple[str, str]] = []
     for column in columns:
@@ -63,15 +64,17 @@ def ballots(row: Row, columns: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ballot(entry: Any, annotator: str, place: str) -> Iterable[tuple[str, str]]:
+    if isinstance(entry, dict):
+        entry = [cast("dict[str, Any]", entry).get(key) for key in ("annotator", "label")]
     if isinstance(entry, list):
         pair = cast("list[Any]", entry)
         if len(pair) != 2 or isinstance(pair[0], bool) or not isinstance(pair[0], str | int):
-            raise BadRow(f"{place} is {pair!r}", "a vote is a label, or [annotator, label]")
+            raise BadRow(f"{place} is {pair!r}", _VOTE)
         annotator, entry = str(pair[0]), pair[1]
     if entry is None:
         return
     if not isinstance(entry, str | int | float) or (isinstance(entry, float) and not math.isfinite(entry)):
-        raise BadRow(f"{place} is no label", "a vote is a label, or [annotator, label]")
+        raise BadRow(f"{place} is no label", _VOTE)
     yield annotator, label_of(entry)
 
 

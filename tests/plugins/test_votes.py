@@ -21,7 +21,7 @@ from truing.stage import DataInfo
 from truing_data.mapping import MappedSource
 from truing_data.plugin import Jsonl
 from truing_data.rows import BadRow
-from truing_data.votes import compared, decided, majority
+from truing_data.votes import ballots, compared, decided, majority
 from truing_reward.menu_losses import BradleyTerry
 
 QUICK = settings(deadline=None, max_examples=60, database=None)
@@ -162,6 +162,13 @@ def test_one_vote_a_column_and_one_vote_alone_are_votes_too(tmp_path: Path) -> N
     assert better(read(source(tmp_path / "a", *rows, **several))[1]) == ["one", "two"]
     single = {**PLAIN, "votes": "x"}
     assert better(read(source(tmp_path / "a", *rows, **single))[1]) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "given", [[[7, "a1"], ["ann", "tie"]], [{"annotator": 7, "label": "a1"}, {"annotator": "ann", "label": "tie"}]]
+)
+def test_a_vote_may_name_its_annotator(given: list[Any]) -> None:
+    assert ballots({"votes": given}, ["votes"]) == [("7", "a1"), ("ann", "tie")]
 
 
 def test_labels_are_understood_as_told(tmp_path: Path) -> None:
@@ -311,7 +318,8 @@ def test_options_that_cannot_go_together_are_told(options: dict[str, Any], said:
         ({"a1": "x", "a2": "y", "votes": []}, "nobody voted", "leave such rows out"),
         ({"a1": "x", "a2": "y", "votes": [None]}, "nobody voted", ""),
         ({"a1": "x", "a2": "y", "votes": [[1, "a1"], [1, "a1"]]}, 'annotator "1" votes twice', "one vote each"),
-        ({"a1": "x", "a2": "y", "votes": [{"who": 1}]}, '"votes", vote 1 is no label', "[annotator, label]"),
+        ({"a1": "x", "a2": "y", "votes": [{"who": 1}]}, '"votes", vote 1 is [None, None]', "[annotator, label]"),
+        ({"a1": "x", "a2": "y", "votes": [float("nan")]}, '"votes", vote 1 is no label', "[annotator, label]"),
         ({"a1": "x", "a2": "y"}, 'no column "votes"', "columns here: prompt, a1, a2"),
         ({"a1": "x", "a2": "x", "votes": ["a1"]}, '"a1" and "a2" are equal', "a pair needs a difference"),
     ],

@@ -62,7 +62,7 @@ def _of_texts(report: Report) -> Iterator[tuple[str, str]]:
     told = report.copies
     if told.prompts:
         again = f", one of them {told.most:,} times" if told.most > 1 else ""
-        yield "prompts", f"{told.prompts:,} different ones{again}"
+        yield "prompts", f"{told.prompts:,} different{again}"
     if report.lengths:
         lengths = report.lengths
         alike = f"; of equal length: {lengths.alike:,}" if lengths.alike else ""
@@ -131,7 +131,8 @@ def _of_model(model: Model) -> Iterator[tuple[str, str]]:
     yield "true labels", ", ".join(f"{label} {share:.1%}" for label, share in model.frequency.items())
     yield "a vote", f"is right with {model.accuracy:.1%}"
     yield "uncertain", f"{_share(model.uncertain)} of items have no label it believes with 90%"
-    yield "majority", f"{_share(model.majority)} of clear majorities are what it believes"
+    if model.majority.of:
+        yield "majority", f"{_share(model.majority)} of clear majorities are what it believes"
 
 
 def _of_annotators(annotators: Sequence[Annotator]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

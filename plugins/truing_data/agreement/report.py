@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -189,13 +189,19 @@ def warnings(report: Report) -> list[str]:
         if poor:
             told.append(f"annotators who are right less often than chance, {chance:.0%}, by the model: {poor:,}")
     if report.position:
-        for bias in (report.position.paired, report.position.overall):
-            if bias and not bias.low <= 0 <= bias.high:
-                told.append(f"being shown {'first' if bias.value > 0 else 'second'} helps: log-odds {bias.value:+.3f}")
-                break
+        told += _of_position(report.position)
     if report.overlap and report.overlap.prompts and report.overlap.prompts.count:
         told.append(f"prompts of {report.overlap.path} that are in this file as well: {report.overlap.prompts.count:,}")
     return told
+
+
+def _of_position(position: Position) -> Iterator[str]:
+    """A bias that is more than chance; of pairs in both orders if there are any, which need no assumption."""
+    bias = position.paired or position.overall
+    if bias and not bias.low <= 0 <= bias.high:
+        favoured = "first" if bias.value > 0 else "second"
+        unless = "" if position.paired else ", unless the order was not drawn by lot"
+        yield f"being shown {favoured} helps: log-odds {bias.value:+.3f}{unless}"
 
 
 def _rest(votes: Votes) -> Rest:
