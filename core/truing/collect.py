@@ -17,7 +17,7 @@ import msgspec
 
 from truing.errors import RunFailed
 from truing.events import DataSaved, GroupDropped, PhaseStarted, StepDone
-from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, Batch
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch
 from truing.journal import PhaseFolder
 from truing.loop import open_source
 from truing.recipe import Loop
@@ -71,7 +71,7 @@ async def _batch(sampling: Sampling, raw: Batch, folder: PhaseFolder) -> dict[st
 
 def rows_of(batch: Batch) -> list[Row]:
     """A row for each group: `id`, `prompt`, `completions`, `pairs` of places among them, and by its name whatever else
-    a batch has of groups, completions or pairs.
+    a batch has of groups, completions or pairs; of steps, a list for each completion.
 
     Tokens are left out: the texts are what another model can read, too.
     """
@@ -89,12 +89,17 @@ def rows_of(batch: Batch) -> list[Row]:
     of = {"group": range(len(rows)), "seq": group}
     if CHOSEN in batch:
         of["pair"] = [group[seq] for seq in _whole(batch[CHOSEN])]
+    if STEP_SEQ in batch:
+        of["step"] = _whole(batch[STEP_SEQ])
     for key, values in batch.items():
         if key.into or key in (IDS, PROMPTS, COMPLETIONS) or key.dims not in of:
             continue
         for value, at in zip(_plain(values), of[key.dims], strict=True):
             if key.dims == "group":
                 rows[at][key.name] = value
+            elif key.dims == "step":
+                lists = rows[group[at]].setdefault(key.name, [[] for _ in rows[group[at]]["completions"]])
+                lists[place[at]].append(value)
             else:
                 rows[at].setdefault(key.name, []).append(value)
     return rows

@@ -11,7 +11,8 @@ import msgspec
 from truing.errors import Problem, UserError
 from truing.run import Run
 from truing_data.held import Held, Loaded, Row, library, mapped
-from truing_data.plugin import Jsonl, Parquet, paths
+from truing_data.on_disk import paths
+from truing_data.plugin import Jsonl, Parquet
 from truing_data.rows import BadRow
 
 _BOM = b"\xef\xbb\xbf"

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import anyio.to_thread
 import msgspec
@@ -33,6 +33,21 @@ class Row(NamedTuple):
     name: str
     where: str
     value: Mapping[str, Any] | BadRow
+
+
+class Selection(Protocol):
+    """The options that say which rows are used."""
+
+    @property
+    def where(self) -> Mapping[str, Value]: ...
+    @property
+    def mix(self) -> int | None: ...
+    @property
+    def skip(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def on_bad(self) -> str: ...
 
 
 class Loaded(NamedTuple):
@@ -93,6 +108,21 @@ def digest_of(groups: Iterable[Group]) -> str:
 
 def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
     """The groups of the rows that the options select. Raises UserError naming the unusable ones, or if none is left."""
+    found = made(rows, lambda row, name: compared(row, name, options), options, origin)
+    judged, tied = decided(found.groups, options, origin)
+    return Loaded(finished(judged, options, origin), found.skipped + tied)
+
+
+def made(
+    rows: Iterable[Row],
+    make: Callable[[Mapping[str, Any], str], list[Group]],
+    options: Selection,
+    origin: str,
+) -> Loaded:
+    """What is made of each row that the options select, from its value and its name; `make` raises BadRow.
+
+    Raises UserError naming the unusable rows, or if none is left.
+    """
     chosen = selected(rows, options, origin)
     groups: list[Group] = []
     bad: list[Problem] = []
@@ -101,7 +131,7 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
         try:
             if isinstance(row.value, BadRow):
                 raise row.value
-            found = compared(row.value, row.name, options)
+            found = make(row.value, row.name)
             for group in found:
                 if group.id in seen:
                     raise BadRow(f'the id "{group.id}" was used before', f"first at {seen[group.id]}")
@@ -112,11 +142,10 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
             seen.update(dict.fromkeys((group.id for group in found), row.where))
     if bad and (options.on_bad == "fail" or not groups):
         raise UserError(report(bad, len(chosen), origin))
-    judged, tied = decided(groups, options, origin)
-    return Loaded(finished(judged, options, origin), len(bad) + tied)
+    return Loaded(groups, len(bad))
 
 
-def selected(rows: Iterable[Row], options: MappedSource, origin: str) -> Sequence[Row]:
+def selected(rows: Iterable[Row], options: Selection, origin: str) -> Sequence[Row]:
     """The rows that `where`, `mix`, `skip` and `limit` leave. A row that could not be read counts as one.
 
     Nothing here depends on whether a row is usable, so two sources that differ in skip and limit alone cut the same

@@ -9,7 +9,7 @@ epoch by epoch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +35,8 @@ from truing.plugins import Command, hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
 from truing_data.mapping import MappedSource
 from truing_data.menu_collected import Collected
+from truing_data.menu_steps import StepFile
+from truing_data.on_disk import missing_files, neighbour
 
 
 class Jsonl(MappedSource, frozen=True, kw_only=True):
@@ -47,7 +49,7 @@ class Jsonl(MappedSource, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Fault]:
         """Files that are not there, and options that cannot go together."""
-        yield from _missing_files(self.path)
+        yield from missing_files(self.path)
         yield from MappedSource.problems(self)
 
 
@@ -61,7 +63,7 @@ class Parquet(MappedSource, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Fault]:
         """Files that are not there, and options that cannot go together."""
-        yield from _missing_files(self.path)
+        yield from missing_files(self.path)
         yield from MappedSource.problems(self)
 
 
@@ -94,7 +96,7 @@ class HuggingFace(MappedSource, frozen=True, kw_only=True):
         path = Path(os.path.expanduser(self.path))
         local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or "\\" in self.path
         if not path.exists() and local:
-            yield Fault("path", f"no folder {path.absolute()}", _neighbour(path))
+            yield Fault("path", f"no folder {path.absolute()}", neighbour(path))
         if path.exists() and self.revision is not None:
             yield Fault("revision", f"{self.path} is a local folder and has no revisions", "leave `revision` out")
         yield from MappedSource.problems(self)
@@ -199,39 +201,6 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
             )
 
 
-def paths(written: str | list[str]) -> list[Path]:
-    """The files that a `path` means, each once: those it names, and those its patterns match, in alphabetical order."""
-    found: dict[Path, None] = {}
-    for pattern in [written] if isinstance(written, str) else written:
-        path = Path(os.path.expanduser(pattern))
-        if path.exists():
-            found[path] = None
-        elif path != Path(path.anchor):
-            matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-            found.update(dict.fromkeys(sorted(match for match in matches if match.is_file())))
-    return list(found)
-
-
-def _missing_files(written: str | list[str]) -> Iterable[Fault]:
-    patterns = [written] if isinstance(written, str) else written
-    if not patterns:
-        yield Fault("path", "path names no file")
-    for pattern in patterns:
-        path = Path(os.path.expanduser(pattern))
-        if not paths(pattern):
-            what = "no file matches" if any(sign in pattern for sign in "*?[") else "no file"
-            yield Fault("path", f"{what} {path.absolute()}", _neighbour(path))
-        elif path.is_dir():
-            yield Fault("path", f"{path.absolute()} is a folder", f'name its files, for example path = "{path}/*"')
-
-
-def _neighbour(path: Path) -> str:
-    """The file beside a missing one that may have been meant, or the folder that is missing too."""
-    if path.parent.is_dir():
-        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
-    return f"there is no folder {path.parent.absolute()} either; paths are relative to where truing is started"
-
-
 def _easy() -> dict[str, dict[str, Any]]:
     """Tasks that a model of a hundred million parameters learns something of within minutes."""
     sums = {
@@ -247,7 +216,7 @@ def _easy() -> dict[str, dict[str, Any]]:
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Every source of this plugin."""
-    return [Jsonl, Parquet, HuggingFace, ReasoningGym, Collected]
+    return [Jsonl, Parquet, HuggingFace, ReasoningGym, StepFile, Collected]
 
 
 @hookimpl

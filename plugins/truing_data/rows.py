@@ -47,7 +47,7 @@ def groups_of(row: Row, name: str, options: MappedSource) -> list[Group]:
 
     name: the id of the row when no column has one. Raises BadRow.
     """
-    name = _identity(row, name, options)
+    name = identity(row, name, options.id)
     if options.completions is not None:
         group = _ranking(row, name, options)
         return [all_pairs(group) if options.rankings_to_pairs else group]
@@ -87,7 +87,7 @@ def _demonstration(row: Row, name: str, options: MappedSource) -> Group:
 
 def _turns(row: Row, name: str, options: MappedSource) -> list[Group]:
     column = options.messages or ""
-    messages = _messages(_value(row, column), f'"{column}"')
+    messages = _messages(value_of(row, column), f'"{column}"')
     ends = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at > 0]
     if not ends:
         raise BadRow(f'"{column}" has no assistant turn that answers anything')
@@ -102,7 +102,7 @@ def _turns(row: Row, name: str, options: MappedSource) -> list[Group]:
 
 def _pair(row: Row, name: str, options: MappedSource) -> Group:
     columns = (options.chosen or "", options.rejected or "")
-    whole = [_is_conversation(_value(row, column)) for column in columns]
+    whole = [_is_conversation(value_of(row, column)) for column in columns]
     if any(whole):
         prompt, better, worse = _conversations(row, columns, whole, options)
     else:
@@ -120,7 +120,7 @@ def _pair(row: Row, name: str, options: MappedSource) -> Group:
 def _ranking(row: Row, name: str, options: MappedSource) -> Group:
     """Completions and their places among each other, the best 0."""
     column = options.completions or ""
-    texts = _list(row, column)
+    texts = list_of(row, column)
     if len(texts) < 2:
         raise BadRow(f'"{column}" has {len(texts)} of them', "a ranking needs two or more")
     said = [_said(text, f'"{column}", completion {at}') for at, text in enumerate(texts, 1)]
@@ -129,7 +129,7 @@ def _ranking(row: Row, name: str, options: MappedSource) -> Group:
         if (first := completions.index(text)) < at:
             raise BadRow(f'"{column}": completions {first + 1} and {at + 1} are equal', "a ranking needs a difference")
     by = options.rank or options.score or ""
-    places = [_number(value, f'"{by}", entry {at}') for at, value in enumerate(_list(row, by), 1)]
+    places = [number_of(value, f'"{by}", entry {at}') for at, value in enumerate(list_of(row, by), 1)]
     if len(places) != len(texts):
         raise BadRow(f'"{by}" has {len(places)} entries for {len(texts)} completions')
     order = sorted(set(places), reverse=options.score is not None)
@@ -174,34 +174,35 @@ def _cut(messages: list[Message], end: int, column: str) -> tuple[list[Message],
 
 
 def _prompt(row: Row, column: str) -> Text:
-    value = _value(row, column)
+    value = value_of(row, column)
     if isinstance(value, list):
         messages = _messages(value, f'"{column}"')
         if messages[-1]["role"] == "assistant":
             mend = "a prompt ends before the assistant answers; `messages` takes whole conversations"
             raise BadRow(f'"{column}" ends with an assistant message', mend)
         return messages
-    return _text(value, f'"{column}"')
+    return text_of(value, f'"{column}"')
 
 
 def _completion(row: Row, column: str) -> Text:
-    return _said(_value(row, column), f'"{column}"')
+    return _said(value_of(row, column), f'"{column}"')
 
 
 def _said(value: Any, place: str) -> Text:
     """A completion: text, or one assistant message."""
     if not isinstance(value, list):
-        return _text(value, place)
+        return text_of(value, place)
     messages = _messages(value, place)
     if len(messages) > 1 or messages[0]["role"] != "assistant":
         said = f"{len(messages)} messages" if len(messages) > 1 else f'a message of the role "{messages[0]["role"]}"'
         mend = "a completion is one assistant message; `messages` takes whole conversations"
         raise BadRow(f"{place} is {said}", mend)
-    _text(messages[0]["content"], place)
+    text_of(messages[0]["content"], place)
     return messages
 
 
-def _text(value: Any, place: str) -> str:
+def text_of(value: Any, place: str) -> str:
+    """Text that is not blank. Raises BadRow."""
     if not isinstance(value, str):
         raise BadRow(f"{place} is {_kind(value)}, not text or a list of messages")
     if not value.strip():
@@ -236,12 +237,12 @@ def _message(entry: Any, place: str) -> Message:
 
 def _annotation(row: Row, column: str, kind: Field[Any]) -> float | str:
     """What a column says about the pair itself: a number or a name."""
-    value = _value(row, column)
+    value = value_of(row, column)
     if kind not in (MARGIN, SOFT):
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise BadRow(f'"{column}" is {_kind(value)}, not a name')
         return str(value)
-    number = _number(value, f'"{column}"')
+    number = number_of(value, f'"{column}"')
     if kind is SOFT and not 0 <= number <= 1:
         raise BadRow(f'"{column}" is {value}, not a probability', "expected a number from 0 to 1")
     return number
@@ -249,36 +250,40 @@ def _annotation(row: Row, column: str, kind: Field[Any]) -> float | str:
 
 def _label(row: Row, column: str) -> int:
     """1 for a desirable completion, 0 for an undesirable one."""
-    value = _value(row, column)
+    value = value_of(row, column)
     if value not in (0, 1) or not isinstance(value, int | float):
         said = value if isinstance(value, int | float) else _kind(value)
         raise BadRow(f'"{column}" is {said}, not a label', "expected true or 1 for desirable, false or 0 for not")
     return int(value)
 
 
-def _list(row: Row, column: str) -> list[Any]:
-    value = _value(row, column)
+def list_of(row: Row, column: str) -> list[Any]:
+    """The list in a column. Raises BadRow."""
+    value = value_of(row, column)
     if not isinstance(value, list):
         raise BadRow(f'"{column}" is {_kind(value)}, not a list')
     return cast("list[Any]", value)
 
 
-def _number(value: Any, place: str) -> float:
+def number_of(value: Any, place: str) -> float:
+    """A finite number. Raises BadRow."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadRow(f"{place} is {_kind(value)}, not a finite number")
     return float(value)
 
 
-def _identity(row: Row, name: str, options: MappedSource) -> str:
-    if options.id is None:
+def identity(row: Row, name: str, column: str | None) -> str:
+    """The name of a row: what the column says, or `name` without one. Raises BadRow."""
+    if column is None:
         return name
-    value = _value(row, options.id)
+    value = value_of(row, column)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRow(f'"{options.id}" is {_kind(value)}, not a name')
+        raise BadRow(f'"{column}" is {_kind(value)}, not a name')
     return str(value)
 
 
-def _value(row: Row, column: str) -> Any:
+def value_of(row: Row, column: str) -> Any:
+    """What a column holds, null excepted. Raises BadRow."""
     if column not in row:
         raise BadRow(f'no column "{column}"', did_you_mean(column, row))
     if row[column] is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truing.fields import BELONGS, CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, Batch, Field, Group
+from truing.fields import BELONGS, CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch, Field, Group
 
 _COUNTED_BY = {"group": IDS, "seq": GROUP, **{dim: inside for dim, (_, inside) in BELONGS.items() if dim != "seq"}}
 
@@ -20,8 +20,9 @@ _COUNTED_BY = {"group": IDS, "seq": GROUP, **{dim: inside for dim, (_, inside) i
 def batch_of(groups: Sequence[Group]) -> Batch:
     """A batch of text from groups as a source reads them; pairs only if some group has any.
 
-    Positions in an extra field (`into`) are counted within its group, as those of `pairs` are. Raises ValueError when
-    some group's extra field does not have one entry per entry of its dim.
+    Positions in an extra field (`into`) are counted within its group, as those of `pairs` are. A group has as many
+    steps as its STEP_SEQ has entries. Raises ValueError when some group's extra field does not have one entry per entry
+    of its dim.
     """
     starts = _starts([len(group.completions) for group in groups])
     values: dict[Field[Any], Any] = {
@@ -138,7 +139,8 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 def _entries(group: Group, extra: Field[Any], at: int, start: int) -> list[Any]:
     """What a group has of an extra field, its positions counted on from where the group begins in the batch."""
-    sizes = {"group": 1, "seq": len(group.completions), "pair": len(group.pairs)}
+    steps = len(group.extra.get(STEP_SEQ, []))
+    sizes = {"group": 1, "seq": len(group.completions), "pair": len(group.pairs), "step": steps}
     found = group.extra.get(extra, [])
     if extra.dims not in sizes or extra.into not in ("", "group", "seq"):
         raise ValueError(f"{extra} runs along {extra.dims!r} into {extra.into!r}, which text does not have yet")

@@ -25,6 +25,7 @@ from truing.fields import (
     SEQ,
     SOFT,
     STEP_END,
+    STEP_LABELS,
     STEP_SEQ,
     Batch,
     Field,
@@ -92,7 +93,7 @@ def _values(field: Field[Any], size: int, random: torch.Generator) -> Any:
     normal = torch.randn(size, generator=random, dtype=torch.float64)
     if field in (LOGPROBS, LOGPROBS_REF) or field.name.startswith("logprobs"):
         return -normal.abs() - 0.1
-    if field is SOFT:
+    if field in (SOFT, STEP_LABELS):
         return torch.sigmoid(normal)
     if field.dtype.startswith("float"):
         return normal
