@@ -57,7 +57,7 @@ def check(
                 yield from _phases(spec, path, document, PHASE_DATA, data, registry)
         yield from _contract(phase, document, registry, broken, makes_data)
         sound = not any(phase.table(table) in broken for table in present)
-        (data if makes_data else models)[phase.name] = _made(phase) if makes_data and sound else None
+        (data if makes_data else models)[phase.name] = _made(phase, makes_data) if sound else None
     for index, spec in enumerate(recipe.observers):
         yield from _options(spec, ("observer", index), document)
 
@@ -155,7 +155,8 @@ def _phases(
         have = earlier[name]
         lacking = spec.reads() - have if have is not None else fields()
         for need in sorted(lacking, key=lambda field: field.name):
-            mend = _indented("\n".join(registry.providers(need, ("source", "model"))), where)
+            without = ("source", "model") if accepts is PHASE_DATA else ()
+            mend = _indented("\n".join(registry.providers(need, without)), where)
             yield Problem(where, f'{spec.kind} "{spec.name}" reads {need}, which "{name}" does not provide', mend)
 
 
@@ -215,8 +216,10 @@ def _encoded(phase: Phase, have: Fields) -> Fields:
     return have | phase.model.encodes() | fields(TOKENS, SEQ)
 
 
-def _made(phase: Phase) -> Fields:
-    """What the data have that a phase makes."""
+def _made(phase: Phase, makes_data: bool) -> Fields:
+    """What the data, or the model, have that a phase makes."""
+    if not makes_data:
+        return phase.model.leaves(phase.holdout is not None) if phase.model else fields()
     have = _encoded(phase, phase.source.provides()) if phase.source and phase.model else fields()
     return have.union(*(spec.provides() for table, spec in phase.parts() if table in ("generator", *_SAMPLED)))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from truing.events import GroupDropped
-from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, SCORE_PARTS, SCORES, TOKENS, Batch
+from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, SCORE_PARTS, SCORES, SCORES_STD, TOKENS, Batch
 from truing.run import Run
 from truing.stage import AdvantageEstimator, Generator, Model, Scorer, Source
 
@@ -84,6 +84,8 @@ def numbers_of(wave: Batch) -> dict[str, float]:
         scores = _numbers(wave[SCORES])
         found["score"] = sum(scores) / count
         found["score/deviation"] = (sum((score - found["score"]) ** 2 for score in scores) / count) ** 0.5
+    if SCORES_STD in wave:
+        found["score/disagreement"] = sum(_numbers(wave[SCORES_STD])) / count
     for name in wave[SCORE_PARTS][0] if SCORE_PARTS in wave else ():
         found[f"score/{name}"] = sum(parts[name] for parts in wave[SCORE_PARTS]) / count
     return found

@@ -312,7 +312,8 @@ class CausalLm:
         for piece, at in zip(step.batches, step.places, strict=True):
             self._unless_stopped()
             for key, value in self._sound(network(piece), piece, who).items():
-                whole = found.setdefault(key, torch.empty(sum(len(places[key.dims]) for places in step.places)))
+                size = sum(len(places[key.dims]) for places in step.places)
+                whole = found.setdefault(key, torch.empty(size, *value.shape[1:]))
                 whole[at[key.dims]] = value.float().cpu()
         return Batch(found)
 
@@ -361,7 +362,7 @@ def _taught(batch: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
         if key.dims == "token":
             taught |= torch.zeros(len(taught)).index_add(0, batch[SEQ], (value != 0).float()) > 0
         else:
-            taught |= value != 0 if key.dims == "seq" else torch.ones_like(taught)
+            taught |= (value != 0).reshape(len(taught), -1).any(1) if key.dims == "seq" else torch.ones_like(taught)
     return taught
 
 

@@ -14,6 +14,7 @@ from truing.fields import (
     COLLISION_ENTROPY,
     ENTROPY,
     LOGPROBS,
+    MEMBER_SCORES,
     SCORES,
     STEP_END,
     STEP_SCORES,
@@ -28,10 +29,17 @@ from truing_model.layout import Row, plain_rows, shared_row
 from truing_tensor.decoder import Decoder, plain_head
 from truing_tensor.spans import Plan, joined
 
-HEADS: Mapping[Field[Tensor], str] = {VALUES: "value", SCORES: "score", STEP_SCORES: "step"}
+HEADS: Mapping[Field[Tensor], str] = {
+    VALUES: "value",
+    SCORES: "score",
+    MEMBER_SCORES: "score",
+    STEP_SCORES: "step",
+}
 """What the head that gives a field is called."""
 OF_TOKENS = fields(LOGPROBS, ENTROPY, COLLISION_ENTROPY, VALUES)
 """What is read off the positions that predict a completion token."""
+OF_COMPLETIONS = fields(SCORES, MEMBER_SCORES)
+"""What is read off the last token of a completion."""
 
 
 class Network(nn.Module):
@@ -39,9 +47,9 @@ class Network(nn.Module):
 
     model: of transformers, or peft's wrapper of one. decoder: how a shared row goes through it; None: one completion at
     a time, as transformers does. heads: linear heads on the last hidden states, by their names in HEADS.
-    gives: LOGPROBS, ENTROPY and COLLISION_ENTROPY [token] in nats, VALUES [token], SCORES [seq] read off the last token
-    of a completion, STEP_SCORES [step] read off the last token of a step. bf16: compute in bfloat16, whatever the type
-    of the weights.
+    gives: LOGPROBS, ENTROPY and COLLISION_ENTROPY [token] in nats, VALUES [token], SCORES [seq] and MEMBER_SCORES
+    [seq, member] read off the last token of a completion, STEP_SCORES [step] read off the last token of a step. bf16:
+    compute in bfloat16, whatever the type of the weights.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class Network(nn.Module):
     def _row(self, row: Row, steps: list[int], device: torch.device) -> dict[Field[Tensor], Tensor]:
         plans = {
             "tokens": row.plan.predictors if self.gives & OF_TOKENS else None,
-            "ends": row.plan.ends() if SCORES in self.gives else None,
+            "ends": row.plan.ends() if self.gives & OF_COMPLETIONS else None,
             "steps": row.plan.at(steps) if STEP_SCORES in self.gives else None,
         }
         asked = {name: plan for name, plan in plans.items() if plan is not None}
@@ -86,10 +94,12 @@ class Network(nn.Module):
         found: dict[Field[Tensor], Tensor] = {}
         if LOGPROBS in self.gives:
             found |= self._of_vocabulary(row, at["tokens"], device)
-        for field, read in ((VALUES, "tokens"), (SCORES, "ends"), (STEP_SCORES, "steps")):
+        ends = ((SCORES, "ends"), (MEMBER_SCORES, "ends"))
+        for field, read in ((VALUES, "tokens"), *ends, (STEP_SCORES, "steps")):
             if field in self.gives:
                 head = self.heads[HEADS[field]]
-                found[field] = head(at[read].to(_type_of(head))).float()[:, 0]
+                numbers = head(at[read].to(_type_of(head))).float()
+                found[field] = numbers if field is MEMBER_SCORES else numbers[:, 0]
         return found
 
     def _hidden(self, row: Row, last: Plan, device: torch.device) -> Tensor:

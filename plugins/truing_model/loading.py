@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -44,16 +45,26 @@ def load_model(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTraine
     return _from(AutoModelForCausalLM, place, {**options, "dtype": dtype}).eval()
 
 
-def load_scorer(spec: PretrainedSpec, path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with one number as its output, which is new where its folder has none. Raises UserError."""
+def load_scorer(spec: PretrainedSpec, path: str, dtype: torch.dtype, numbers: int) -> PreTrainedModel:
+    """The model with so many numbers as its output; their head is new where its folder has none. Raises UserError."""
     place, options = _place(spec, path)
     before = logging.get_verbosity()
     # A head that is new is what was asked for, and nothing to be warned of.
     logging.set_verbosity_error()
     try:
-        return _from(AutoModelForSequenceClassification, place, {**options, "dtype": dtype, "num_labels": 1}).eval()
+        return _from(
+            AutoModelForSequenceClassification, place, {**options, "dtype": dtype, "num_labels": numbers}
+        ).eval()
     finally:
         logging.set_verbosity(before)
+
+
+def numbers_of(spec: PretrainedSpec, path: str) -> int:
+    """How many numbers a model gives a text as a whole; 0 if it has no head for that. Raises UserError."""
+    place, options = _place(spec, path)
+    config = _from(AutoConfig, place, options)
+    scores = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return config.num_labels if scores else 0
 
 
 def origin(spec: PretrainedSpec, path: str) -> str:
@@ -72,7 +83,7 @@ def _place(spec: PretrainedSpec, path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _from(kind: Any, place: str, options: dict[str, Any]) -> Any:
-    weights = {} if kind is AutoTokenizer else {"use_safetensors": True}
+    weights = {} if kind in (AutoTokenizer, AutoConfig) else {"use_safetensors": True}
     try:
         return kind.from_pretrained(place, **options, **weights)
     except (OSError, ValueError) as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -39,6 +43,17 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
         raise UserError(
             Problem("lora_targets", str(error).splitlines()[0], f"linear layers here: {', '.join(known)}")
         ) from None
+
+
+def keep_head(adapter: Path, head: Mapping[str, Tensor]) -> None:
+    """Write the head of a reward model into its adapter, as peft does with a module that learned as a whole: without it
+    the adapter scores with a head that is new each time."""
+    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    named = {f"base_model.model.score.{name}": value.contiguous() for name, value in head.items()}
+    save_file(load_file(weights) | named, weights, {"format": "pt"})
+    options = json.loads(config.read_text(encoding="utf-8"))
+    options |= {"modules_to_save": ["score"], "task_type": "SEQ_CLS"}
+    config.write_text(json.dumps(options, indent=2), encoding="utf-8")
 
 
 def merged(model: Any) -> PreTrainedModel:

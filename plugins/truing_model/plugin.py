@@ -17,9 +17,11 @@ from truing.fields import (
     LOGPROBS,
     LOGPROBS_OLD,
     LOGPROBS_REF,
+    MEMBER_SCORES,
     PROMPT_GROUP,
     PROMPT_TOKENS,
     PROMPTS,
+    SCALE,
     SCORES,
     SEQ,
     TOKENS,
@@ -33,6 +35,7 @@ from truing_model import paths
 
 ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
 """What every model adds to text."""
+_BESIDE = "that learned beside a [holdout] of comparisons"
 
 
 class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
@@ -149,10 +152,18 @@ class RewardModel(PretrainedSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "reward-model"
     target: ClassVar[str] = "truing_model.rewards:RewardModel"
-    offers: ClassVar = {SCORES: "as the model that learns"}
+    offers: ClassVar = {SCORES: "as the model that learns", SCALE: _BESIDE}
+
+    @property
+    def members(self) -> int:
+        """How many numbers it has as its output."""
+        return 1
 
     def provides(self) -> Fields:
         return ENCODED | fields(SCORES)
+
+    def leaves(self, held_out: bool) -> Fields:
+        return fields(SCALE) if held_out else fields()
 
     def problems(self) -> Iterable[Fault]:
         yield from PretrainedSpec.problems(self)
@@ -160,10 +171,33 @@ class RewardModel(PretrainedSpec, frozen=True, kw_only=True):
             yield Fault("value_head", "a reward model has one head, the reward's", "take it out")
 
 
+class RewardEnsemble(RewardModel, frozen=True, kw_only=True):
+    """Several reward models on one trunk: a head for each member, all of them in one forward pass.
+
+    With the loss `bradley-terry-ensemble` every head learns from a bootstrap sample of its own, as in arXiv:1602.04621.
+    Heads that share a trunk share most of their mistakes; members that are models of their own differ more, and cost as
+    many forward passes.
+    """
+
+    name: ClassVar[str] = "reward-ensemble"
+    target: ClassVar[str] = "truing_model.rewards:RewardEnsemble"
+    offers: ClassVar = {MEMBER_SCORES: "as the model that learns", SCALE: _BESIDE}
+
+    heads: Annotated[int, Meta(ge=2, description="how many members")] = 5
+
+    @property
+    def members(self) -> int:
+        return self.heads
+
+    def provides(self) -> Fields:
+        return ENCODED | fields(MEMBER_SCORES)
+
+
 class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
     """The reward that a reward model gives each completion, read off its last token.
 
-    Completions are scored token by token as they were sampled, so the model must have the policy's vocabulary.
+    Completions are scored token by token as they were sampled, so the model must have the policy's vocabulary. Of a
+    model with several heads it is their mean; the scorer `ensemble` around it makes more of them.
     """
 
     name: ClassVar[str] = "reward-model"
@@ -171,12 +205,21 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
     offers: ClassVar = {SCORES: "and a reward model in `path`"}
 
     path: Annotated[
-        str,
+        str | list[str],
         Meta(
-            description="a folder or hub id of a reward model, or @PHASE for the one an earlier phase made",
+            description="a folder or hub id of a reward model, or @PHASE for the one an earlier phase made; a list: "
+            "the average of their weights, WARM (arXiv:2401.12187), for models that began as one",
             extra=PHASE_MODEL,
         ),
     ]
+    scale: Annotated[
+        Literal["raw", "normalised", "calibrated"],
+        Meta(
+            description='"normalised": minus the mean and over the standard deviation of what the model said of the '
+            'holdout it was trained beside. "calibrated": over the temperature fitted there, so that the sigmoid of a '
+            'difference is the probability that the one is better. "raw": as it is'
+        ),
+    ] = "raw"
     dtype: Annotated[
         Literal["auto", "fp32", "bf16"],
         Meta(description="arithmetic; auto: bf16 where this machine is measured to be faster at it"),
@@ -191,8 +234,21 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
     def provides(self) -> Fields:
         return fields(SCORES)
 
+    def reads(self) -> Fields:
+        return fields() if self.scale == "raw" else fields(SCALE)
+
+    def unit(self) -> str:
+        return {"raw": "", "normalised": "standard deviations", "calibrated": "log-odds"}[self.scale]
+
     def problems(self) -> Iterable[Fault]:
-        yield from paths.problems(self.path)
+        named = [self.path] if isinstance(self.path, str) else self.path
+        for path in named:
+            yield from paths.problems(path)
+        if not named:
+            yield Fault("path", "no reward model is named")
+        if len(named) > 1 and self.scale != "raw":
+            what = "an average of weights is a new model, and its scores were never measured"
+            yield Fault("scale", what, "take it out, or make an `ensemble` of the models")
 
 
 class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
@@ -241,4 +297,4 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
-    return [CausalLm, RewardModel, RewardScorer, ScratchLm, AdamW]
+    return [CausalLm, RewardModel, RewardEnsemble, RewardScorer, ScratchLm, AdamW]

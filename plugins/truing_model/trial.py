@@ -223,8 +223,8 @@ class Outline:
     def _base(self, config: PreTrainedConfig) -> Any:
         """A model of a shape; its weights mean nothing."""
         kind = AutoModelForSequenceClassification if self.scores else AutoModelForCausalLM
-        if self.scores:
-            config.num_labels = 1
+        if isinstance(self.spec, plugin.RewardModel):
+            config.num_labels = self.spec.members
         strange = getattr(self.source, "trust_remote_code", False)
         return kind.from_config(config, dtype=self.held, trust_remote_code=strange)
 
