@@ -1,0 +1,14 @@
+"""What this plugin brings: two commands that say what scores are worth."""
+
+from __future__ import annotations
+
+from truing.plugins import Command, hookimpl
+
+
+@hookimpl
+def truing_commands() -> list[Command]:
+    """`truing evaluate` and `truing select`."""
+    return [
+        Command("evaluate", "truing_evaluate.commands:evaluate"),
+        Command("select", "truing_evaluate.commands:select"),
+    ]

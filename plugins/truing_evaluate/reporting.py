@@ -1,0 +1,90 @@
+"""What the scores of a file are worth: which reports it can give, and how two files compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from truing.errors import Problem, UserError
+from truing_evaluate.intervals import DRAWS, Array, ratio, resampled, sums_of
+from truing_evaluate.labelled import labelled
+from truing_evaluate.lengths import credit
+from truing_evaluate.pairs import REWARDBENCH, pairs_of, pairwise
+from truing_evaluate.rows import BadValue, Row, Scored, numbered, numbers
+from truing_evaluate.shapes import Difference, Report, Steps
+from truing_evaluate.solutions import is_known, solutions_of
+from truing_evaluate.steps import steps
+
+INTERVALS = f"95 %; accuracies: Wilson over prompts; others: bootstrap over prompts, {DRAWS:,} draws"
+
+
+def report(data: Scored, scores: str, by: Sequence[str], sections: str | None, threshold: float) -> Report:
+    """Everything that a file has the fields for. Raises UserError if that is nothing, or a row is wrong."""
+    comparable = data.has(scores) and (data.has("pairs") or data.has("rank"))
+    right = data.has(scores, "label")
+    stepped = data.has("step_scores", "step_labels")
+    if not (comparable or right or stepped):
+        what = f"nothing to measure {scores} by" if data.has(scores) else f'no row has "{scores}"'
+        mend = f"rows have {', '.join(data.names())}; looked at are {scores} with pairs, rank or label, "
+        raise UserError(Problem(data.origin, what, f"{mend}and step_scores with step_labels"))
+    keys = list(dict.fromkeys([*by, *([] if by or sections != REWARDBENCH else ["subset"]), *_strata(data)]))
+    if sections and not keys:
+        raise UserError(Problem("--sections", "sections are made of categories", "name the key of those with --by"))
+    return Report(
+        file=data.origin,
+        prompts=len(data.rows),
+        scores=scores,
+        intervals=INTERVALS,
+        pairs=pairwise(data, scores, keys, sections) if comparable else None,
+        labels=labelled(*_labels(data, scores)) if right else None,
+        steps=_steps(data, threshold) if stepped else None,
+    )
+
+
+def difference(first: Scored, other: Scored, scores: str) -> Difference | None:
+    """How much more often a file is right than the first, on the pairs that both have: those of equal texts under the
+    same id. None without such pairs."""
+    one, two = _rights(first, scores), _rights(other, scores)
+    both = sorted(one.keys() & two.keys())
+    if not both:
+        return None
+    prompts = {name: at for at, name in enumerate(dict.fromkeys(key[0] for key in both))}
+    groups = np.array([prompts[key[0]] for key in both])
+    gains = np.array([two[key] - one[key] for key in both])
+    sums = sums_of(np.stack([gains, np.ones_like(gains)], 1), groups, len(prompts))
+    return Difference(file=other.origin, prompts=len(prompts), pairs=len(both), difference=resampled(sums, ratio))
+
+
+def _rights(data: Scored, scores: str) -> dict[tuple[str, str, str], float]:
+    """Whether each decided pair is right, by its prompt and texts."""
+    pairs = pairs_of(data, scores, [])
+    names = [name for name, _ in numbered(data.rows)]
+    decided = np.ones(len(pairs.group), dtype=bool) if pairs.votes is None else pairs.votes != 0.5
+    rights = credit(pairs.margins)
+    return {(names[pairs.group[at]], *pairs.texts[at]): float(rights[at]) for at in np.flatnonzero(decided)}
+
+
+def _strata(data: Scored) -> list[str]:
+    return ["stratum"] if data.has("stratum") else []
+
+
+def _labels(data: Scored, scores: str) -> tuple[list[Array], list[Array]]:
+    def both(row: Row) -> tuple[Array, Array]:
+        labels = np.array(numbers(row, "label"))
+        if odd := [value for value in labels if value not in (0, 1)]:
+            raise BadValue(f'"label" has {odd[0]:g}', "1 is a right completion, 0 a wrong one")
+        return np.array(numbers(row, scores)), labels
+
+    found = data.each(both)
+    return [some for some, _ in found], [labels for _, labels in found]
+
+
+def _steps(data: Scored, threshold: float) -> Steps:
+    """Of the solutions of which it is known which step is the first wrong one, or that none is."""
+    group = {row.where: at for at, row in enumerate(data.rows)}
+    every = [some for row in data.each(lambda row: solutions_of(row, group[row.where])) for some in row]
+    known = [some for some in every if is_known(some)]
+    if not known:
+        raise UserError(Problem(data.origin, "of no solution the step_labels go as far as a wrong step, or to the end"))
+    return steps(known, len(every) - len(known), threshold)

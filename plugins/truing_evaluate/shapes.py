@@ -1,0 +1,251 @@
+"""What reports are made of; `--json` prints them as they are."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a report."""
+
+
+class Figure(Shape):
+    """A value with its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bin(Shape):
+    """Pairs whose confidence lies from `low` to `high`: how sure the scores were, and how often they were right."""
+
+    low: float
+    high: float
+    pairs: int
+    confidence: float
+    accuracy: float
+
+
+class Calibration(Shape):
+    """sigmoid(margin) as a probability.
+
+    nll: in nats a pair; a coin has 0.693. ece: with bins of equal width, ece_mass: of equal numbers of pairs.
+    temperature: the margins divided by it would be most likely, None if no positive one is better than a coin, 0 if
+    the smaller the better; it is fitted to these pairs, so nll_at and ece_at are a little too good. votes: whether
+    the targets are shares of votes.
+    """
+
+    nll: Figure
+    ece: float
+    ece_mass: float
+    temperature: float | None
+    nll_at: float
+    ece_at: float
+    votes: bool
+    table: list[Bin]
+
+
+class Margins(Shape):
+    """Score of the better completion minus that of the worse. small: share of less than 0.1 in size."""
+
+    mean: float
+    deviation: float
+    small: float
+    better: float
+    worse: float
+    edges: list[float]
+    counts: list[int]
+
+
+class Lengths(Shape):
+    """What length has to do with it; lengths are in characters.
+
+    longer_wins: the accuracy of preferring the longer one. when_longer, when_shorter: accuracy where the better one
+    is the longer, the shorter. balanced: the mean of the two. controlled: accuracy at equal length by a logistic
+    regression. correlation: of margin with difference in length.
+    """
+
+    longer_wins: Figure
+    longer: int
+    shorter: int
+    when_longer: Figure | None
+    when_shorter: Figure | None
+    balanced: float | None
+    controlled: Figure
+    slope: float
+    correlation: float | None
+
+
+class Votes(Shape):
+    """Against single votes rather than the side with most of them. ceiling: what always naming that side would get."""
+
+    accuracy: Figure
+    ceiling: Figure
+    of_ceiling: float
+
+
+class Rankings(Shape):
+    """Prompts with more than two completions. top: how often the best-scored is a best one, tied scores share; random:
+    how often a blind choice is. tau: Kendall's tau-b of scores with ranks, the mean over prompts."""
+
+    prompts: int
+    top: Figure
+    random: float
+    tau: Figure | None
+
+
+class Category(Shape):
+    """Accuracy in a part of the pairs."""
+
+    name: str
+    pairs: int
+    prompts: int
+    accuracy: Figure
+    half_credit: float
+    longer_wins: float
+
+
+class Section(Shape):
+    """Several categories as one. weights: of each in the mean."""
+
+    name: str
+    accuracy: float
+    weights: dict[str, float]
+
+
+class Sections(Shape):
+    """The mean over sections, each the weighted mean of its categories. lacking: categories that are not in the
+    file."""
+
+    weighting: str
+    sections: list[Section]
+    mean: float
+    lacking: list[str]
+
+
+class Pairwise(Shape):
+    """A reward model on pairs. ties: pairs scored alike. undecided: pairs whose votes are half and half, left out of
+    accuracies."""
+
+    pairs: int
+    prompts: int
+    ties: int
+    undecided: int
+    accuracy: Figure
+    half_credit: Figure
+    calibration: Calibration
+    margins: Margins
+    lengths: Lengths
+    votes: Votes | None
+    rankings: Rankings | None
+    by: dict[str, list[Category]]
+    sections: Sections | None
+
+
+class Best(Shape):
+    """The best-scored of n. oracle: the best of n in truth. kl: the upper bound, in nats."""
+
+    n: int
+    prompts: int
+    truth: Figure
+    oracle: float
+    kl: float
+
+
+class Labelled(Shape):
+    """Scores of completions that are right or wrong. auroc: over all completions; within: of the right and wrong ones
+    of one prompt, the mean over the `mixed` prompts that have both."""
+
+    completions: int
+    right: int
+    prompts: int
+    mixed: int
+    auroc: Figure
+    precision: float
+    within: Figure | None
+    best: list[Best]
+
+
+class FirstErrors(Shape):
+    """How well scores of steps find the first wrong one: the harmonic mean of two accuracies (arXiv:2412.06559).
+
+    erroneous: of solutions with a wrong step, the share in which exactly the first one is the first below the
+    threshold; correct: of solutions without one, the share in which no step is.
+    """
+
+    threshold: float
+    f1: Figure
+    erroneous: Figure
+    correct: Figure
+
+
+class Steps(Shape):
+    """Scores of steps. unknown: solutions left out, for lack of labels up to the first wrong step. at: with the
+    threshold given; best: with the one that is best on these very solutions, which is too good; held: threshold
+    chosen on one half of the prompts and used on the other, None if a half is too small for it. floor: of flagging
+    each step by chance, at the best rate."""
+
+    solutions: int
+    unknown: int
+    erroneous: int
+    steps: int
+    auroc: float | None
+    at: FirstErrors
+    best: FirstErrors
+    held: float | None
+    floor: float
+    rate: float
+
+
+class Report(Shape):
+    """What the scores of a file are worth."""
+
+    file: str
+    prompts: int
+    scores: str
+    intervals: str
+    pairs: Pairwise | None = None
+    labels: Labelled | None = None
+    steps: Steps | None = None
+
+
+class Difference(Shape):
+    """Half-credit accuracy of a file minus that of the first, on the pairs of prompts that both have."""
+
+    file: str
+    prompts: int
+    pairs: int
+    difference: Figure
+
+
+class Chosen(Shape):
+    """What is chosen among n. truth: None where there is none. score: the mean score of what is chosen."""
+
+    how: str
+    truth: Figure | None
+    score: float | None
+
+
+class Choice(Shape):
+    """Choosing among n completions. oracle: the best in truth; kl: how far the best of n is from one draw at most."""
+
+    n: int
+    prompts: int
+    kl: float
+    chosen: list[Chosen]
+    oracle: float | None
+
+
+class Selection(Shape):
+    """What ways to choose among completions are worth. unanswered: completions in which no answer was found."""
+
+    file: str
+    prompts: int
+    completions: int
+    truth: str
+    answer: str
+    unanswered: int
+    intervals: str
+    subsets: str
+    choices: list[Choice]
