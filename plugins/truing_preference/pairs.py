@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.fields import CHOSEN, COLLISION_ENTROPY, LOGPROBS, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
-from truing_preference.sides import Pair, Side, completions, cross_entropy, offset, paired, sides, target
+from truing_preference.sides import Pair, Side, cross_entropy, offset, paired, sides, target
 from truing_tensor.comparisons import HALF_TIED, TieModel, won_or_tied
 from truing_tensor.segments import segment_mean
 
@@ -45,14 +45,15 @@ def dpo(
     robust: t = (1 - e) / (1 - 2e), so that the loss is unbiased when labels are flipped with probability e
     (arXiv:2403.00409).
     per_token: rho is divided by the completion's length (Tulu 3, arXiv:2411.15124); beta is then larger, 5 there.
-    soft: t is SOFT [pair] in place of 1. margin_weight: m is so many times MARGIN [pair] (ODPO, arXiv:2402.10571).
+    soft: t is SOFT [pair] in place of 1, y_w the answer it holds to be better. margin_weight: m is so many times
+    MARGIN [pair] (ODPO, arXiv:2402.10571).
     """
-    both = sides(batch)
+    both = sides(batch, soft=soft)
     rewards = implicit_rewards(both, beta, per_token)
     aim = target(batch, soft=soft, label_smoothing=0.0 if robust else label_smoothing)
     if robust:
         aim = (aim - label_smoothing) / (1 - 2 * label_smoothing)
-    losses = cross_entropy(rewards[0] - rewards[1] - offset(batch, margin_weight), aim)
+    losses = cross_entropy(rewards[0] - rewards[1] - offset(batch, margin_weight, soft=soft), aim)
     return paired("dpo", losses, both, rewards, sft_weight)
 
 
@@ -67,9 +68,7 @@ def dpo_ties(batch: Batch, *, beta: float, model: TieModel, nu: float | None, sf
     `accuracy` whatever its rewards, the first.
     """
     nu = nu or HALF_TIED[model]
-    lost, tied = batch[SOFT] < 0.5, batch[SOFT] == 0.5
-    whole, (first, second) = completions(batch), (batch[CHOSEN], batch[REJECTED])
-    both = whole.at(first.where(~lost, second)), whole.at(second.where(~lost, first))
+    both, tied = sides(batch, soft=True), batch[SOFT] == 0.5
     rewards = implicit_rewards(both, beta)
     h = rewards[0] - rewards[1]
     won, tie = won_or_tied(h, model, nu)
@@ -88,7 +87,7 @@ def ipo(batch: Batch, *, beta: float, per_token: bool, soft: bool, sft_weight: f
     Equation 17 has the log-ratio of the whole answer, and so has the default here. per_token divides it by the
     answer's length: TRL does always, having been told by the authors that the results of the paper were made so.
     """
-    both = sides(batch)
+    both = sides(batch, soft=soft)
     rewards = implicit_rewards(both, beta, per_token)
     aim = (2 * target(batch, soft=soft, label_smoothing=0.0) - 1) / (2 * beta)
     losses = ((rewards[0] - rewards[1]) / beta - aim).square()
@@ -155,7 +154,7 @@ def exo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_we
     EXO, arXiv:2402.00856, eq. 16: the KL divergence of the policy's preference to the labels', where DPO has that of
     the labels' to the policy's. t is 1, or with `soft` SOFT [pair], flipped with probability `label_smoothing`.
     """
-    both = sides(batch)
+    both = sides(batch, soft=soft)
     rewards = implicit_rewards(both, beta)
     h = rewards[0] - rewards[1]
     aim = torch.as_tensor(target(batch, soft=soft, label_smoothing=label_smoothing), dtype=h.dtype, device=h.device)

@@ -25,7 +25,7 @@ def simpo(
     SimPO, arXiv:2405.14734, eq. 6. With gamma = 0 it is length-normalised DPO without a reference. Labels may be
     smoothed or `soft` as in DPO.
     """
-    both = sides(batch)
+    both = sides(batch, soft=soft)
     rewards = beta * both[0].average, beta * both[1].average
     aim = target(batch, soft=soft, label_smoothing=label_smoothing)
     return paired("simpo", cross_entropy(rewards[0] - rewards[1] - gamma, aim), both, rewards, sft_weight)
@@ -38,7 +38,7 @@ def cpo(batch: Batch, *, beta: float, label_smoothing: float, soft: bool, sft_we
     over answers; TRL's is a mean over all tokens of a batch and takes in the prompt. Labels may be smoothed or `soft`
     as in DPO.
     """
-    both = sides(batch)
+    both = sides(batch, soft=soft)
     rewards = beta * both[0].logprob, beta * both[1].logprob
     aim = target(batch, soft=soft, label_smoothing=label_smoothing)
     return paired("cpo", cross_entropy(rewards[0] - rewards[1], aim), both, rewards, sft_weight)

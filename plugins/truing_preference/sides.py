@@ -78,15 +78,20 @@ def completions(batch: Batch) -> Side:
     return Side(logprob, reference, length, kl)
 
 
-def sides(batch: Batch) -> tuple[Side, Side]:
-    """The chosen and the rejected completions [pair]."""
-    whole = completions(batch)
-    return whole.at(batch[CHOSEN]), whole.at(batch[REJECTED])
+def sides(batch: Batch, *, soft: bool = False) -> tuple[Side, Side]:
+    """The chosen and the rejected completions [pair]. soft: the chosen one of a pair is that which is believed better,
+    the second where SOFT is below one half."""
+    whole, first, second = completions(batch), batch[CHOSEN], batch[REJECTED]
+    if not soft:
+        return whole.at(first), whole.at(second)
+    turned = batch[SOFT] < 0.5
+    return whole.at(second.where(turned, first)), whole.at(first.where(turned, second))
 
 
 def target(batch: Batch, *, soft: bool, label_smoothing: float) -> Tensor | float:
-    """Probability that the chosen one is better: SOFT [pair] or 1, flipped with probability `label_smoothing`."""
-    believed = batch[SOFT] if soft else 1.0
+    """Probability that the chosen one of `sides` is better: 1, or what SOFT [pair] says, one half or more; flipped with
+    probability `label_smoothing`."""
+    believed = torch.maximum(batch[SOFT], 1 - batch[SOFT]) if soft else 1.0
     return believed * (1 - label_smoothing) + (1 - believed) * label_smoothing
 
 
@@ -95,9 +100,11 @@ def cross_entropy(logit: Tensor, target: Tensor | float) -> Tensor:
     return -target * logsigmoid(logit) - (1 - target) * logsigmoid(-logit)
 
 
-def offset(batch: Batch, weight: float) -> Tensor | float:
-    """MARGIN [pair] times a weight; 0 without one."""
-    return weight * batch[MARGIN] if weight else 0.0
+def offset(batch: Batch, weight: float, *, soft: bool = False) -> Tensor | float:
+    """A weight times MARGIN [pair], by how much the chosen one of `sides` is better; 0 without a weight."""
+    if not weight:
+        return 0.0
+    return weight * (batch[MARGIN].where(batch[SOFT] >= 0.5, -batch[MARGIN]) if soft else batch[MARGIN])
 
 
 def paired(name: str, losses: Tensor, both: tuple[Side, Side], rewards: Pair, sft_weight: float) -> LossValue:

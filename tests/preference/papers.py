@@ -105,8 +105,9 @@ def normalised_dpo(data: Data, beta: float) -> Number:
     )
 
 
-def soft_dpo(data: Data, beta: float, e: float = 0.0) -> Number:
-    return flipped([beta * (data.rho(w) - data.rho(z)) for w, z in data.pairs], data.soft, e)
+def soft_dpo(data: Data, beta: float, e: float = 0.0, weight: float = 0.0) -> Number:
+    h = [beta * (data.rho(w) - data.rho(z)) - weight * data.margin[at] for at, w, z in data.numbered()]
+    return flipped(h, data.soft, e)
 
 
 def flipped(logits: Sequence[Number], soft: Sequence[float], e: float) -> Number:
@@ -140,9 +141,12 @@ def rao_kupper(data: Data, beta: float, nu: float) -> Number:
 
 
 def winners_first(data: Data) -> Data:
-    """The same pairs, the answer that won before the one that lost."""
-    pairs = [(z, w) if soft < 0.5 else (w, z) for (w, z), soft in zip(data.pairs, data.soft, strict=True)]
-    return replace(data, pairs=pairs)
+    """The same verdicts, the answer that is held to be better before the other."""
+    turned = [soft < 0.5 for soft in data.soft]
+    pairs = [(z, w) if turn else (w, z) for (w, z), turn in zip(data.pairs, turned, strict=True)]
+    soft = [1 - share if turn else share for share, turn in zip(data.soft, turned, strict=True)]
+    margin = [-by if turn else by for by, turn in zip(data.margin, turned, strict=True)]
+    return replace(data, pairs=pairs, soft=soft, margin=margin)
 
 
 def davidson(data: Data, beta: float, nu: float) -> Number:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -50,6 +51,11 @@ PAIRS: dict[str, tuple[LossSpec, Paper]] = {
         Dpo(beta=0.3, soft=True, label_smoothing=0.1),
         lambda d: papers.soft_dpo(d, 0.3, 0.1),
     ),
+    "dpo, soft and margin": (Dpo(beta=0.3, soft=True, margin_weight=0.7), lambda d: papers.soft_dpo(d, 0.3, 0.0, 0.7)),
+    "dpo, soft and sft": (
+        Dpo(beta=0.3, soft=True, sft_weight=0.4),
+        lambda d: papers.soft_dpo(d, 0.3) + 0.4 * papers.nll(papers.winners_first(d)),
+    ),
     "dpo, margin": (Dpo(beta=0.3, margin_weight=0.7), lambda d: papers.offset_dpo(d, 0.3, 0.7)),
     "dpo, sft": (Dpo(beta=0.3, sft_weight=0.4), lambda d: papers.dpo(d, 0.3) + 0.4 * papers.nll(d)),
     "dpo-ties, rao-kupper": (DpoTies(beta=0.3), lambda d: papers.rao_kupper(d, 0.3, 3.0)),
@@ -85,7 +91,7 @@ PAIRS: dict[str, tuple[LossSpec, Paper]] = {
     "simpo": (SimPo(beta=2.5, gamma=0.8), lambda d: papers.simpo(d, 2.5, 0.8)),
     "simpo, soft and smoothed": (
         SimPo(beta=2.5, gamma=0.8, soft=True, label_smoothing=0.1),
-        lambda d: papers.soft_simpo(d, 2.5, 0.8, 0.1),
+        lambda d: papers.soft_simpo(papers.winners_first(d), 2.5, 0.8, 0.1),
     ),
     "cpo, soft and smoothed": (
         Cpo(beta=0.3, sft_weight=0.0, soft=True, label_smoothing=0.1),
@@ -201,6 +207,21 @@ def test_of_a_verdict_the_winner_is_reported_as_chosen_and_a_tie_is_half_right(m
     assert metrics(DpoTies(beta=0.5, model=model), swapped) == pytest.approx(REPORTED)
     tied = replace(PAIR, soft=[0.5])
     assert metrics(DpoTies(beta=0.5, model=model), tied) == pytest.approx({**REPORTED, "accuracy": 0.5})
+
+
+@pytest.mark.parametrize("spec", [Dpo, Ipo, Exo], ids=lambda spec: spec.name)
+def test_of_soft_labels_the_answer_that_is_held_to_be_better_is_reported_as_chosen(spec: type[Dpo]) -> None:
+    assert metrics(spec(beta=0.5, soft=True), replace(PAIR, pairs=[(1, 0)], soft=[0.2])) == pytest.approx(REPORTED)
+
+
+@given(data=pair_data(), spec=st.sampled_from([Dpo(), Ipo(), Exo(), SimPo(), Cpo()]))
+@EXAMPLES
+def test_which_answer_of_a_soft_pair_comes_first_makes_no_difference(data: Data, spec: LossSpec) -> None:
+    sure = replace(data, soft=[0.3 if share == 0.5 else share for share in data.soft])
+    turned = replace(sure, pairs=[(z, w) for w, z in sure.pairs], soft=[1 - share for share in sure.soft])
+    soft = msgspec.structs.replace(spec, soft=True)
+    assert loss_and_gradient(soft, sure)[1] == pytest.approx(loss_and_gradient(soft, turned)[1], abs=1e-12)
+    assert metrics(soft, sure) == pytest.approx(metrics(soft, turned), abs=1e-12)
 
 
 def test_wpo_reports_its_weight_too() -> None:
