@@ -60,7 +60,7 @@ def reported(spec: LossSpec, step: Batch, pieces: list[Batch] | None = None) -> 
     """What a step reports, cut into pieces or whole."""
     sums = StepSums(counts_of(step))
     for piece in pieces or [step]:
-        sums._add(built(spec)(piece))
+        sums.look(built(spec), piece, Batch())
     return sums.report()
 
 
