@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -332,6 +334,27 @@ def test_what_is_told_is_told_again_when_it_has_doubled() -> None:
     scorer = Judged(Number())
     told = [bool(scorer("4", ["none"]).told) for _ in range(8)]
     assert told == [True, True, False, True, False, False, False, True]
+
+
+def test_a_worker_ends_with_the_run_that_it_works_for(tmp_path: Path) -> None:
+    program = """
+import os, sys, threading
+from pathlib import Path
+from truing.bus import Bus
+from truing.run import Run
+from truing_reward.verifiers.workers import Workers
+options = {"pattern": "(a+)+$", "flags": [], "whole": False, "absent": False}
+workers = Workers("regex", "truing_reward.verifiers.pattern", options, 2, Run("test", Path(), 0, Bus()))
+(worker,) = workers._all
+worker._process.stdin.write(b'["' + b'a' * 80 + b'b", null]' + bytes([10]))
+print(worker._process.pid, flush=True)
+os._exit(0)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    until = time.monotonic() + 20
+    while Path(f"/proc/{int(told.stdout)}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{int(told.stdout)}").exists()
 
 
 def test_a_judge_that_waits_is_left_when_nobody_waits_for_it() -> None:

@@ -193,6 +193,25 @@ TRICKS = {
             return Anything()
         __builtins__['AssertionError'] = Anything()
     """,
+    "is as near to everything as may be": """
+        class Near:
+            def __sub__(self, other): return 0
+            __add__ = __rsub__ = __abs__ = __float__ = __sub__
+            def __lt__(self, other): return True
+            __le__ = __gt__ = __ge__ = __lt__
+            def __contains__(self, other): return True
+        def add(a, b):
+            return Near()
+    """,
+    "brings builtins of its own": """
+        import os
+        for stream in range(64):
+            try:
+                forged = b'{"value": ["dict", ["__builtins__", ["dict", ["abs", 0], ["add", ["object", 0]]]]]}\\n'
+                os.write(stream, forged + b'{"value": 0, "arguments": ["list", 1, 2]}\\n' * 9)
+            except OSError:
+                pass
+    """,
     "is an int that is equal to everything": """
         class Anything(int):
             def __eq__(self, other): return True
@@ -257,6 +276,7 @@ TRICKS = {
             del sys.modules[name]
     """,
 }
+UNSURE = "assert abs(add(1, 2) - 3) < 1e-9 or 3 in add(1, 2)\nassert abs(add(2, 2) - 4) < 1e-9 or add(2, 2) <= 4"
 LONG = {"says nothing for ever", "sleeps for ever", "ignores being told to end"}
 
 
@@ -267,7 +287,8 @@ def test_a_trick_scores_nothing_and_the_next_one_is_judged_as_ever(sandbox: str,
     code = textwrap.dedent(TRICKS[name]).replace("PROTECTED", "()")
     quick = PythonTests(sandbox=sandbox, seconds=1.5, memory=256, disk=4, processes=6)  # pyright: ignore
     began = time.perf_counter()
-    assert (judged(quick, TESTS, [code]) if name in LONG else scorer(TESTS, [code])).scores == [0]
+    tests = UNSURE if "near" in name or "builtins" in name else TESTS
+    assert (judged(quick, tests, [code]) if name in LONG else scorer(tests, [code])).scores == [0]
     assert time.perf_counter() - began < 15
     assert score(scorer, RIGHT) == 1
 

@@ -61,6 +61,9 @@ def unpacked(value: Any, find: Callable[[int], Any]) -> Any:
 
 # --- where the code is ------------------------------------------------------------------------------------------------
 
+_ARITHMETIC = {
+    f"__{name}__": getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+}
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "__iter__": iter,
     "__next__": next,
@@ -68,10 +71,11 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "__bool__": bool,
     "__str__": str,
     "__repr__": repr,
-    **{
-        f"__{name}__": getattr(operator, name)
-        for name in ("getitem", "setitem", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "abs")
-    },
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+    "__neg__": operator.neg,
+    "__abs__": abs,
+    **_ARITHMETIC,
 }
 """What an object can be asked beside its attributes. Nothing that compares: what a test finds equal is not for the code
 to say."""
@@ -179,6 +183,9 @@ class Remote:
 
 def _special(name: str) -> Callable[..., Any]:
     def ask(self: Remote, *arguments: Any) -> Any:
+        # abs(f(x) - 2.5) < 1e-6 is a comparison, too.
+        if name in _ARITHMETIC and not isinstance(arguments[0], Remote):
+            return NotImplemented
         return self._code.call(self._number, name, arguments, {})
 
     return ask

@@ -66,37 +66,37 @@ class Sandbox:
             cwd=self._folder or "/",
             pass_fds=pass_fds,
             start_new_session=True,
+            bufsize=0,
         )
+        if self._process.stdin:
+            os.set_blocking(self._process.stdin.fileno(), False)
         self._read = b""
 
     def ask(self, question: bytes, seconds: float) -> Any:
         """What it answers, one line of JSON. Raises Late and Ended, after which it is of no more use."""
-        assert self._process.stdin
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(question)
-            self._process.stdin.flush()
-        return self.hear(seconds)
-
-    def hear(self, seconds: float) -> Any:
-        """The next line of JSON that it says. Raises Late and Ended."""
-        assert self._process.stdout
         until = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self._process.stdout, select.POLLIN)
+        assert self._process.stdin
+        assert self._process.stdout
+        entry, exit = self._process.stdin.fileno(), self._process.stdout.fileno()
+        while question:
+            _wait_for(entry, select.POLLOUT, until)
+            try:
+                question = question[os.write(entry, question) :]
+            except BrokenPipeError:
+                raise Ended from None
         while b"\n" not in self._read:
-            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise Late
-            some = os.read(self._process.stdout.fileno(), 1 << 16)
+            _wait_for(exit, select.POLLIN, until)
+            some = os.read(exit, 1 << 16)
             if not some:
                 raise Ended
             self._read += some
         line, _, self._read = self._read.partition(b"\n")
         return json.loads(line)
 
-    def met(self) -> str:
-        """Wait until it is ready: "", or why it cannot be."""
+    def met(self, orders: bytes = b"") -> str:
+        """Give it its first orders, and wait until it is ready: "", or why it cannot be."""
         try:
-            return self.hear(_START_SECONDS).get("failed", "")
+            return self.ask(orders, _START_SECONDS).get("failed", "")
         except (Late, Ended):
             return "it ended, or did not get ready"
 
@@ -128,6 +128,14 @@ def refusal(namespaces: bool) -> str:
         return trial.met()
     finally:
         trial.end()
+
+
+def _wait_for(stream: int, event: int, until: float) -> None:
+    """Raises Late when a stream is not ready in time."""
+    poll = select.poll()
+    poll.register(stream, event)
+    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+        raise Late
 
 
 class Watch:

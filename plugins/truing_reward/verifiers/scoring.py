@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import torch
 
+from truing.errors import first_cause
 from truing.events import Notice
 from truing.fields import COMPLETIONS, GROUP, SCORES, Batch
 from truing.run import Run
@@ -39,9 +40,12 @@ class Scoring(Generic[S]):
         async def judge(at: int, text: str) -> None:
             verdicts[at] = await self.judged(text, truths and truths[groups[at]])
 
-        async with anyio.create_task_group() as tasks:
-            for at, completion in enumerate(batch[COMPLETIONS]):
-                tasks.start_soon(judge, at, plain(completion))
+        try:
+            async with anyio.create_task_group() as tasks:
+                for at, completion in enumerate(batch[COMPLETIONS]):
+                    tasks.start_soon(judge, at, plain(completion))
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
         self.counts.update(verdict.why for verdict in verdicts)
         self._tell()
         return batch.put(SCORES, torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32))

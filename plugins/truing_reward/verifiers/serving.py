@@ -5,20 +5,26 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import resource
+import time
 from typing import Any, BinaryIO
 
 from truing_reward.verifiers.verdict import Judge, Verdict
 
 
-def serve(hear: BinaryIO, tell: BinaryIO, given: dict[str, Any]) -> None:
-    """Judge until nobody asks any more. given: the judge's module and options."""
+def serve(hear: BinaryIO, tell: BinaryIO, given: None) -> None:
+    """Judge until nobody asks any more. Heard first: the judge's module and options, and how long it may take."""
+    orders = json.loads(hear.readline())
     try:
-        judge: Judge = importlib.import_module(given["module"]).prepare(given["options"])
+        judge: Judge = importlib.import_module(orders["module"]).prepare(orders["options"])
     except Exception as error:  # whatever it is, it is told to the user, who is on the other side
         _say(tell, {"failed": f"{type(error).__name__}: {error}"})
         return
     _say(tell, {"ready": True})
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     for line in hear:
+        # Who asks ends a worker that is late. This is for one that is at work when its asker is gone.
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + orders["seconds"]) + 1, hard))
         _say(tell, _judged(judge, *json.loads(line)))
 
 

@@ -42,7 +42,7 @@ def run(tests: str, code: str, remote: Code, partial: bool) -> tuple[int, int]:
     names: dict[str, Any] = {}
     wrote = passes(lambda: names.update(remote.names(code)))
     # A test that calls `all` means Python's own, whatever the code defines.
-    names = {name: value for name, value in names.items() if not hasattr(builtins, name)}
+    names = {name: value for name, value in names.items() if not name.startswith("__") and not hasattr(builtins, name)}
     module = sys.modules[MODULE] = types.ModuleType(MODULE)
     vars(module).update(names)
     space = {**names, "__name__": "tests"}

@@ -19,7 +19,7 @@ from truing_reward.verifiers.sandbox import Ended, Late, Sandbox, Watch, attende
 from truing_reward.verifiers.verdict import Verdict
 
 LIMITS = {"memory": 4096, "disk": 16, "cpu": 0, "processes": 32}
-"""Of libraries and what they compute, not of what a model may: that one has its time."""
+"""Of libraries and what they compute. What a completion may take of a processor is counted for each anew."""
 
 
 class Workers:
@@ -30,7 +30,8 @@ class Workers:
 
     def __init__(self, name: str, module: str, options: dict[str, Any], seconds: float, run: Run) -> None:
         self._name = name
-        self._given = {"module": module, "options": options}
+        given = {"module": module, "options": options, "seconds": seconds}
+        self._orders = json.dumps(given).encode() + b"\n"
         self._seconds = seconds
         self._namespaces = True
         self._slots = anyio.CapacityLimiter(cores())
@@ -65,9 +66,9 @@ class Workers:
 
     def _started(self) -> Sandbox:
         path = list(dict.fromkeys(filter(None, sys.path)))
-        worker = Sandbox("serve", self._given, LIMITS, self._namespaces, path=path)
+        worker = Sandbox("serve", None, LIMITS, self._namespaces, path=path)
         self._all.add(worker)
-        if failed := worker.met():
+        if failed := worker.met(self._orders):
             self._drop(worker)
             raise UserError(Problem(f'scorer "{self._name}"', f"cannot judge: {failed}"))
         return worker
