@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -300,22 +301,23 @@ def _math_shepherd(row: Mapping[str, Any], options: StepFile) -> Tree:
 def _math_aps(row: Mapping[str, Any], options: StepFile) -> Tree:
     """MATH-APS, sampled as in OmegaPRM (arXiv:2406.06592): prefixes with the problem in front.
 
-    A step is what a prefix adds to the longest other one that it begins with, and its label the prefix's value.
+    A step is what a prefix adds to the longest other one that it begins with. Its label is the prefix's value, the mean
+    of them where it was met again and tried anew.
     """
     sampled = _as(Sampled, row, options)
-    values: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     for at, prefix in enumerate(sampled.reasoning_steps, 1):
         if not prefix.solution_prefix.startswith(sampled.question):
             raise BadRow(f'"reasoning_steps", entry {at} does not begin with the question')
         label = _label(prefix.mc_value, f'"reasoning_steps", entry {at}', human=False)
-        values.setdefault(prefix.solution_prefix, label)
+        values.setdefault(prefix.solution_prefix, []).append(label)
     prefixes = sorted((prefix for prefix in values if prefix != sampled.question), key=len)
     place = {prefix: at for at, prefix in enumerate(prefixes)}
     steps: list[Step] = []
     for prefix in prefixes:
-        before = [known for known in prefixes if len(known) < len(prefix) and prefix.startswith(known)]
+        before = [known for known in prefixes if prefix.startswith(known) and known != prefix]
         parent = before[-1] if before else sampled.question
-        steps.append(Step(place.get(parent, -1), prefix[len(parent) :], values[prefix]))
+        steps.append(Step(place.get(parent, -1), prefix[len(parent) :], fmean(values[prefix])))
     return Tree(sampled.question, steps, joined="")
 
 

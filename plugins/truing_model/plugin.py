@@ -297,4 +297,7 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
-    return [CausalLm, RewardModel, RewardEnsemble, RewardScorer, ScratchLm, AdamW]
+    # Here, because they are made from the specs above.
+    from truing_model.menu_process import ProcessRewardModel, ProcessScorer
+
+    return [ProcessRewardModel, ProcessScorer, CausalLm, RewardModel, RewardEnsemble, RewardScorer, ScratchLm, AdamW]

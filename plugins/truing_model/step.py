@@ -64,7 +64,7 @@ class StepSums:
 
     def report(self) -> dict[str, float]:
         """The step's loss, its terms and metrics; terms apart and with their shares only where there are several."""
-        found = {"loss": sum(self.terms.values()), **with_correlations(self.metrics)}
+        found = {"loss": sum(self.terms.values()), **with_correlations(with_ratios(self.metrics))}
         if len(self.terms) > 1:
             found |= {f"loss/{name}": value for name, value in self.terms.items()}
             found |= {f"gradient/{name}": self.shares[name] ** 0.5 for name in self.terms}
@@ -75,6 +75,16 @@ class StepSums:
             self.terms[name] += term.weight * float(term.total.detach()) / self.denominator(term)
         for name, term in value.metrics.items():
             self.metrics[name] += term.weight * float(term.total.detach()) / self.denominator(term)
+
+
+def with_ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics, with the ratio NAME in place of NAME|of and NAME|among; left out where there are none among.
+
+    How many entries of a step are of some kind is not known piece by piece, so a loss reports both, which are means.
+    """
+    ratios = {name.removesuffix("|among"): value for name, value in means.items() if name.endswith("|among")}
+    found = {key: value for key, value in means.items() if key.rpartition("|")[0] not in ratios}
+    return found | {name: means[f"{name}|of"] / among for name, among in ratios.items() if among}
 
 
 def with_correlations(means: Mapping[str, float]) -> dict[str, float]:

@@ -7,10 +7,11 @@ from truing.stage import AnySpec
 from truing_reward.menu_ensembles import ENSEMBLES
 from truing_reward.menu_losses import LOSSES
 from truing_reward.menu_mix import Mix
+from truing_reward.menu_steps import ProcessBce
 from truing_reward.menu_verifiers import VERIFIERS
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Reward losses and scorers."""
-    return [*LOSSES, *ENSEMBLES, *VERIFIERS, Mix]
+    return [*LOSSES, *ENSEMBLES, *VERIFIERS, Mix, ProcessBce]
