@@ -38,7 +38,8 @@ def fields() -> str:
             kind = f"{holds}, {field.dtype}" if field.dtype else holds
             into = f"position along `{field.into}`" if field.into else ""
             meaning = "; ".join(filter(None, (notes.get(name, ""), into)))
-            rows.append([f"`{name}`", f"`{field.name}`", f"`{field.dims}`", kind.replace("|", "\\|"), meaning])
+            dims = f"`{field.dims}`" if field.dims else ""
+            rows.append([f"`{name}`", f"`{field.name}`", dims, kind.replace("|", "\\|"), meaning])
     return rows_of(("constant", "name", "runs along", "holds", "meaning"), rows)
 
 
