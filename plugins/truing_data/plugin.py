@@ -117,6 +117,7 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
         LABEL: "with pairs = true and pairs_to_labels = true",
         MISMATCHED: "with pairs_to_labels = true and mismatched = true",
         RANK: "with rankings = true",
+        METADATA: "with any of its tasks",
     }
 
     tasks: Annotated[list[str], Meta(min_length=1, description="data sets of reasoning-gym, taken in turn")] = field(

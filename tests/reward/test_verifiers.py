@@ -26,6 +26,7 @@ from truing.run import Run
 from truing.testing import check_spec
 from truing_reward.menu_verifiers import VERIFIERS, JsonSchema, Match, Math, Number, Puzzle, Regex
 from truing_reward.verifiers import reading
+from truing_reward.verifiers.sandbox import Sandbox
 
 GIVEN: dict[str, dict[str, Any]] = {"regex": {"pattern": "a"}, "json-schema": {"schema": {"type": "object"}}}
 DATA = Path("/work/shared/data")
@@ -334,6 +335,19 @@ def test_what_is_told_is_told_again_when_it_has_doubled() -> None:
     scorer = Judged(Number())
     told = [bool(scorer("4", ["none"]).told) for _ in range(8)]
     assert told == [True, True, False, True, False, False, False, True]
+
+
+def test_without_namespaces_workers_judge_under_limits_and_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Sandbox):
+        def __init__(self, part: str, given: Any, limits: dict[str, int], namespaces: bool, **more: Any) -> None:
+            super().__init__("nothing" if namespaces else part, given, limits, False, **more)
+
+    monkeypatch.setattr("truing_reward.verifiers.workers.Sandbox", Refused)
+    scorer = Judged(Regex(pattern="a"))
+    assert scorer.bus.said == [
+        "regex: this system does not let it work in namespaces, so what it computes is limited, not isolated"
+    ]
+    assert scorer(None, ["a", "b"]).scores == [1, 0]
 
 
 def test_a_worker_ends_with_the_run_that_it_works_for(tmp_path: Path) -> None:

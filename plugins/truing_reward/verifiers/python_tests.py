@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from typing import Any
 
 import anyio
 
@@ -64,7 +65,7 @@ class PythonTests(Scoring[Spec]):
             return Verdict(0.0, "unknown")
         return Verdict(passed / count if self.spec.partial else float(passed == count))
 
-    def _sandbox(self, part: str, ends: dict[str, int] | None, **streams: object) -> Sandbox:
+    def _sandbox(self, part: str, ends: dict[str, int] | None, **streams: Any) -> Sandbox:
         spec = self.spec
         given = None if ends is None else {**ends, "partial": spec.partial}
         limits = {
