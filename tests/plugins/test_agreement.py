@@ -414,6 +414,12 @@ def test_copies_contradictions_and_equal_answers_are_counted(tmp_path: Path) -> 
     assert any("pairs of equal answers" in warning for warning in told.warnings)
 
 
+def test_a_tie_contradicts_nothing(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "a1": "x", "a2": "y", "votes": given} for given in (["a1"], ["tie"], ["a1"], ["a2"])]
+    assert report_on(write(tmp_path / "a.jsonl", *rows)).copies.contradictions == 1
+    assert report_on(write(tmp_path / "b.jsonl", *rows[1:3])).copies.contradictions == 0
+
+
 def test_longer_wins_counts_decided_pairs_of_different_length_by_who_won(tmp_path: Path) -> None:
     rows = [
         {"a1": "long one", "a2": "short", "votes": ["a1", "a1", "a2"]},
@@ -429,15 +435,15 @@ def test_longer_wins_counts_decided_pairs_of_different_length_by_who_won(tmp_pat
 
 
 def test_rankings_are_all_their_pairs_with_ties(tmp_path: Path) -> None:
-    row = {"prompt": "p", "completions": ["a", "b b", "c c c"], "rank": [2, 1, 2]}
+    row = {"prompt": "p", "completions": ["a", "b b", "c c c"], "rank": [1, 2, 2]}
     path = write(tmp_path / "a.jsonl", row)
     told = report_on(path)
     assert (told.rows, told.comparisons, told.ties) == (1, 3, 1)
     assert told.lengths is not None
-    assert (told.lengths.longer_wins.count, told.lengths.longer_wins.of) == (1, 2)
+    assert (told.lengths.longer_wins.count, told.lengths.longer_wins.of) == (0, 2)
     turned = report_on(path, Columns(completions="completions", score="rank"))
     assert turned.lengths is not None
-    assert turned.lengths.longer_wins.count == 1
+    assert turned.lengths.longer_wins.count == 2
 
 
 def test_a_strength_says_who_won_and_by_how_much(tmp_path: Path) -> None:
@@ -515,6 +521,25 @@ def test_answers_shown_both_ways_are_found_whatever_column_they_are_in(tmp_path:
     assert told.swapped == 8
     assert told.consistent is not None
     assert told.consistent.count == 0
+    assert told.paired is not None
+    assert told.paired.value == pytest.approx(np.log(6 / 2) / 2)
+
+
+def test_a_column_may_say_which_way_round_answers_were_shown(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"p{at}",
+            "a1": "x y",
+            "a2": "z w",
+            "votes": [seen if at < 6 else {"a1": "a2", "a2": "a1"}[seen]],
+            "o": seen,
+        }
+        for at in range(8)
+        for seen in ("a1", "a2")
+    ]
+    told = report_on(write(tmp_path / "a.jsonl", *rows), Columns(order="o")).position
+    assert told is not None
+    assert (told.swapped, told.first.count, told.first.of) == (8, 12, 16)
     assert told.paired is not None
     assert told.paired.value == pytest.approx(np.log(6 / 2) / 2)
 
