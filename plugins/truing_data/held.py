@@ -20,7 +20,7 @@ from truing.run import Run
 from truing.stage import DataInfo
 from truing_data.forms import finished, resampled
 from truing_data.mapping import MappedSource, Value
-from truing_data.rows import BadRow
+from truing_data.rows import BadRow, described
 from truing_data.votes import compared, decided
 from truing_tensor.groups import batch_of
 
@@ -108,7 +108,12 @@ def digest_of(groups: Iterable[Group]) -> str:
 
 def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
     """The groups of the rows that the options select. Raises UserError naming the unusable ones, or if none is left."""
-    found = made(rows, lambda row, name: compared(row, name, options), options, origin)
+
+    def make(row: Mapping[str, Any], name: str) -> list[Group]:
+        groups = compared(row, name, options)
+        return described(groups, row, options.metadata) if options.metadata else groups
+
+    found = made(rows, make, options, origin)
     judged, tied = decided(found.groups, options, origin)
     return Loaded(finished(judged, options, origin), found.skipped + tied)
 

@@ -15,6 +15,7 @@ from truing.fields import (
     IDS,
     LABEL,
     MARGIN,
+    METADATA,
     MISMATCHED,
     PROMPTS,
     RANK,
@@ -53,6 +54,7 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
         LABEL: "with a `label` column, or pairs and pairs_to_labels = true",
         MISMATCHED: "with labels and mismatched = true",
         RANK: "with `completions` and `rank` or `score` columns",
+        METADATA: "with columns named in `metadata`",
         **{kind: f"{_WITH_PAIRS} and a `{option}` column" for option, kind in _PAIR_FIELDS.items()},
         SOFT: f'{_WITH_PAIRS} and a `soft` column, or with `votes` and verdict = "share" or "dawid-skene"',
         MARGIN: f"{_WITH_PAIRS} and a `margin` column, with a `strength` column, or with a position_bias",
@@ -220,6 +222,10 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     shuffle: Annotated[
         bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
     ] = True
+    metadata: Annotated[
+        list[str],
+        Meta(description="columns that travel with a prompt: categories of its scores, or what a scorer reads"),
+    ] = []
     on_bad: Annotated[
         Literal["fail", "skip"],
         Meta(description="what to do about unusable rows: refuse the data, or leave them out and count them"),
@@ -250,7 +256,7 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
 
     def provides(self) -> Fields:
         """Demonstrations, pairs with whatever else is mapped, labels or rankings."""
-        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP)
+        text = fields(IDS, PROMPTS, COMPLETIONS, GROUP, *([METADATA] if self.metadata else []))
         if self.labels:
             return text | fields(LABEL) | (fields(MISMATCHED) if self.mismatched else fields())
         if self.completions is not None:

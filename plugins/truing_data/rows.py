@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from truing.errors import did_you_mean
-from truing.fields import LABEL, MARGIN, RANK, SOFT, Field, Group, Message, Text
+from truing.fields import LABEL, MARGIN, METADATA, RANK, SOFT, Field, Group, Message, Text
 from truing_data.forms import all_pairs, labelled
 from truing_data.mapping import MappedSource
 
@@ -280,6 +280,14 @@ def identity(row: Row, name: str, column: str | None) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRow(f'"{column}" is {_kind(value)}, not a name')
     return str(value)
+
+
+def described(groups: Sequence[Group], row: Row, columns: Sequence[str]) -> list[Group]:
+    """Groups with what some columns of their row hold as METADATA. Raises BadRow when there is no such column."""
+    if lacking := [column for column in columns if column not in row]:
+        raise BadRow(f'no column "{lacking[0]}"', did_you_mean(lacking[0], row))
+    metadata = {column: row[column] for column in columns}
+    return [msgspec.structs.replace(group, extra={**group.extra, METADATA: [metadata]}) for group in groups]
 
 
 def value_of(row: Row, column: str) -> Any:

@@ -46,7 +46,7 @@ def controlled(right: Array, longer: Array, groups: Whole) -> tuple[Figure, floa
     """
     spread = float(longer.std())
     features = np.stack([np.ones_like(longer), np.tanh(longer / spread) if spread else np.zeros_like(longer)], 1)
-    weights = np.zeros(2)
+    weights, curvature = np.zeros(2), np.eye(2)
     for _ in range(_STEPS):
         said = sigmoid(features @ weights)
         curvature = features.T @ (features * (said * (1 - said))[:, None]) + _PRIOR * np.eye(2)

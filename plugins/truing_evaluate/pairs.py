@@ -46,7 +46,7 @@ class Pairs:
 
     def only(self, some: Any) -> Pairs:
         """Those of a mask or of places."""
-        kept = np.arange(len(self.better))[some]
+        kept: list[int] = np.arange(len(self.better))[some].tolist()
         return Pairs(
             self.better[kept],
             self.worse[kept],

@@ -66,7 +66,7 @@ def show_selection(told: Selection) -> None:
     if told.truth:
         print(f"truth: {told.truth}; intervals: {told.intervals}")
     if told.answer:
-        none = f", none in {told.unanswered:,} completions" if told.unanswered else ""
+        none = f", none in {told.unanswered:,} of {told.completions:,} completions" if told.unanswered else ""
         print(f"answers: {told.answer}{none}; {told.subsets}")
     print()
     hows = [some.how for some in told.choices[0].chosen]
@@ -121,9 +121,12 @@ def _show_pairs(told: Pairwise, scores: str) -> None:
 def _of_pairs(told: Pairwise) -> Facts:
     yield "accuracy", f"{figure(told.accuracy)}, ties wrong"
     yield "", f"{figure(told.half_credit)}, ties half right"
-    yield "ties", f"{told.ties:,} pairs scored alike"
+    yield "ties", f"{told.ties:,} of {told.pairs - told.undecided:,} pairs scored alike"
     if told.undecided:
-        yield "undecided", f"{told.undecided:,} pairs with half of the votes each, in no accuracy"
+        yield (
+            "undecided",
+            f"{told.undecided:,} of {told.pairs:,} pairs have half of the votes each and count in no accuracy",
+        )
     if told.votes:
         yield "single votes", f"{figure(told.votes.accuracy)} agree"
         yield "", f"{figure(told.votes.ceiling)} would at most; that is {told.votes.of_ceiling:.1%} of it"

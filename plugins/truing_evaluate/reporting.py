@@ -28,15 +28,14 @@ def report(data: Scored, scores: str, by: Sequence[str], sections: str | None, t
         what = f"nothing to measure {scores} by" if data.has(scores) else f'no row has "{scores}"'
         mend = f"rows have {', '.join(data.names())}; looked at are {scores} with pairs, rank or label, "
         raise UserError(Problem(data.origin, what, f"{mend}and step_scores with step_labels"))
-    keys = list(dict.fromkeys([*by, *([] if by or sections != REWARDBENCH else ["subset"]), *_strata(data)]))
-    if sections and not keys:
+    if sections and sections != REWARDBENCH and not by:
         raise UserError(Problem("--sections", "sections are made of categories", "name the key of those with --by"))
     return Report(
         file=data.origin,
         prompts=len(data.rows),
         scores=scores,
         intervals=INTERVALS,
-        pairs=pairwise(data, scores, keys, sections) if comparable else None,
+        pairs=pairwise(data, scores, _keys(data, by, sections), sections) if comparable else None,
         labels=labelled(*_labels(data, scores)) if right else None,
         steps=_steps(data, threshold) if stepped else None,
     )
@@ -62,11 +61,15 @@ def _rights(data: Scored, scores: str) -> dict[tuple[str, str, str], float]:
     names = [name for name, _ in numbered(data.rows)]
     decided = np.ones(len(pairs.group), dtype=bool) if pairs.votes is None else pairs.votes != 0.5
     rights = credit(pairs.margins)
-    return {(names[pairs.group[at]], *pairs.texts[at]): float(rights[at]) for at in np.flatnonzero(decided)}
+    return {(names[pairs.group[at]], *pairs.texts[at]): float(rights[at]) for at in np.flatnonzero(decided).tolist()}
 
 
-def _strata(data: Scored) -> list[str]:
-    return ["stratum"] if data.has("stratum") else []
+def _keys(data: Scored, by: Sequence[str], sections: str | None) -> list[str]:
+    """What accuracy is told by: what was asked for, the subsets of RewardBench, and the groups of annotators."""
+    subset = ["subset"] if sections == REWARDBENCH and not by else []
+    strata = ["stratum"] if data.has("stratum") else []
+    keys: list[str] = [*by, *subset, *strata]
+    return list(dict.fromkeys(keys))
 
 
 def _labels(data: Scored, scores: str) -> tuple[list[Array], list[Array]]:

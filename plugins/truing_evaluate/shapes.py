@@ -9,7 +9,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a report."""
 
 
-class Figure(Shape):
+class Figure(Shape, frozen=True, kw_only=True):
     """A value with its interval of 95 %."""
 
     value: float
@@ -17,7 +17,7 @@ class Figure(Shape):
     high: float
 
 
-class Bin(Shape):
+class Bin(Shape, frozen=True, kw_only=True):
     """Pairs whose confidence lies from `low` to `high`: how sure the scores were, and how often they were right."""
 
     low: float
@@ -27,7 +27,7 @@ class Bin(Shape):
     accuracy: float
 
 
-class Calibration(Shape):
+class Calibration(Shape, frozen=True, kw_only=True):
     """sigmoid(margin) as a probability.
 
     nll: in nats a pair; a coin has 0.693. ece: with bins of equal width, ece_mass: of equal numbers of pairs.
@@ -46,7 +46,7 @@ class Calibration(Shape):
     table: list[Bin]
 
 
-class Margins(Shape):
+class Margins(Shape, frozen=True, kw_only=True):
     """Score of the better completion minus that of the worse. small: share of less than 0.1 in size."""
 
     mean: float
@@ -58,7 +58,7 @@ class Margins(Shape):
     counts: list[int]
 
 
-class Lengths(Shape):
+class Lengths(Shape, frozen=True, kw_only=True):
     """What length has to do with it; lengths are in characters.
 
     longer_wins: the accuracy of preferring the longer one. when_longer, when_shorter: accuracy where the better one
@@ -77,7 +77,7 @@ class Lengths(Shape):
     correlation: float | None
 
 
-class Votes(Shape):
+class Votes(Shape, frozen=True, kw_only=True):
     """Against single votes rather than the side with most of them. ceiling: what always naming that side would get."""
 
     accuracy: Figure
@@ -85,7 +85,7 @@ class Votes(Shape):
     of_ceiling: float
 
 
-class Rankings(Shape):
+class Rankings(Shape, frozen=True, kw_only=True):
     """Prompts with more than two completions. top: how often the best-scored is a best one, tied scores share; random:
     how often a blind choice is. tau: Kendall's tau-b of scores with ranks, the mean over prompts."""
 
@@ -95,7 +95,7 @@ class Rankings(Shape):
     tau: Figure | None
 
 
-class Category(Shape):
+class Category(Shape, frozen=True, kw_only=True):
     """Accuracy in a part of the pairs."""
 
     name: str
@@ -106,7 +106,7 @@ class Category(Shape):
     longer_wins: float
 
 
-class Section(Shape):
+class Section(Shape, frozen=True, kw_only=True):
     """Several categories as one. weights: of each in the mean."""
 
     name: str
@@ -114,7 +114,7 @@ class Section(Shape):
     weights: dict[str, float]
 
 
-class Sections(Shape):
+class Sections(Shape, frozen=True, kw_only=True):
     """The mean over sections, each the weighted mean of its categories. lacking: categories that are not in the
     file."""
 
@@ -124,7 +124,7 @@ class Sections(Shape):
     lacking: list[str]
 
 
-class Pairwise(Shape):
+class Pairwise(Shape, frozen=True, kw_only=True):
     """A reward model on pairs. ties: pairs scored alike. undecided: pairs whose votes are half and half, left out of
     accuracies."""
 
@@ -143,7 +143,7 @@ class Pairwise(Shape):
     sections: Sections | None
 
 
-class Best(Shape):
+class Best(Shape, frozen=True, kw_only=True):
     """The best-scored of n. oracle: the best of n in truth. kl: the upper bound, in nats."""
 
     n: int
@@ -153,7 +153,7 @@ class Best(Shape):
     kl: float
 
 
-class Labelled(Shape):
+class Labelled(Shape, frozen=True, kw_only=True):
     """Scores of completions that are right or wrong. auroc: over all completions; within: of the right and wrong ones
     of one prompt, the mean over the `mixed` prompts that have both."""
 
@@ -167,7 +167,7 @@ class Labelled(Shape):
     best: list[Best]
 
 
-class FirstErrors(Shape):
+class FirstErrors(Shape, frozen=True, kw_only=True):
     """How well scores of steps find the first wrong one: the harmonic mean of two accuracies (arXiv:2412.06559).
 
     erroneous: of solutions with a wrong step, the share in which exactly the first one is the first below the
@@ -180,7 +180,7 @@ class FirstErrors(Shape):
     correct: Figure
 
 
-class Steps(Shape):
+class Steps(Shape, frozen=True, kw_only=True):
     """Scores of steps. unknown: solutions left out, for lack of labels up to the first wrong step. at: with the
     threshold given; best: with the one that is best on these very solutions, which is too good; held: threshold
     chosen on one half of the prompts and used on the other, None if a half is too small for it. floor: of flagging
@@ -198,7 +198,7 @@ class Steps(Shape):
     rate: float
 
 
-class Report(Shape):
+class Report(Shape, frozen=True, kw_only=True):
     """What the scores of a file are worth."""
 
     file: str
@@ -210,7 +210,7 @@ class Report(Shape):
     steps: Steps | None = None
 
 
-class Difference(Shape):
+class Difference(Shape, frozen=True, kw_only=True):
     """Half-credit accuracy of a file minus that of the first, on the pairs of prompts that both have."""
 
     file: str
@@ -219,7 +219,7 @@ class Difference(Shape):
     difference: Figure
 
 
-class Chosen(Shape):
+class Chosen(Shape, frozen=True, kw_only=True):
     """What is chosen among n. truth: None where there is none. score: the mean score of what is chosen."""
 
     how: str
@@ -227,7 +227,7 @@ class Chosen(Shape):
     score: float | None
 
 
-class Choice(Shape):
+class Choice(Shape, frozen=True, kw_only=True):
     """Choosing among n completions. oracle: the best in truth; kl: how far the best of n is from one draw at most."""
 
     n: int
@@ -237,7 +237,7 @@ class Choice(Shape):
     oracle: float | None
 
 
-class Selection(Shape):
+class Selection(Shape, frozen=True, kw_only=True):
     """What ways to choose among completions are worth. unanswered: completions in which no answer was found."""
 
     file: str
