@@ -19,7 +19,7 @@ from catalogue import rows_of
 from truing import events as happened, fields as vocabulary
 from truing.events import Event
 from truing.fields import Field
-from truing.plugins import Hooks
+from truing.plugins import Hooks, discover
 from truing.registry import type_name
 
 WIDTH = "110"
@@ -64,15 +64,15 @@ def hooks() -> str:
 
 
 def commands() -> str:
-    """Every command and what its `--help` says."""
+    """Every command and what its `--help` says, those of the kernel before those that plugins bring."""
     import typer.main
 
     from truing.cli.app import app
 
     group: Any = typer.main.get_command(app)
     told = [_help("truing")]
-    for name in group.commands:
-        told += [f"## truing {name}", _help("truing", name)]
+    for name in (*group.commands, *discover().commands):
+        told += [f"## truing {name}", _help("truing", *name.split())]
     return "\n\n".join(told)
 
 

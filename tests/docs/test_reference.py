@@ -96,7 +96,7 @@ def test_every_hook_is_there_with_its_signature(built: Path, hook: Any) -> None:
     assert inspect.getdoc(hook).replace("`", "") in text  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("command", [str(command.name) for command in app.registered_commands])
+@pytest.mark.parametrize("command", [*(str(it.name) for it in app.registered_commands), *discover().commands])
 def test_every_command_is_there(built: Path, command: str) -> None:
     assert f"Usage: truing {command}" in page(built, "reference/command-line")
 
