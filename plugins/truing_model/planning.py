@@ -27,9 +27,21 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from truing.check import wanted
 from truing.errors import Problem, UserError
-from truing.fields import COMPLETIONS, GROUP, IDS, LOGPROBS_OLD, LOGPROBS_REF, PROMPT_TOKENS, SEQ, TOKENS, Batch
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LOGPROBS_OLD,
+    LOGPROBS_REF,
+    OPPONENT,
+    PROMPT_TOKENS,
+    SEQ,
+    TOKENS,
+    Batch,
+    fields,
+)
 from truing.recipe import Phase
-from truing.stage import Estimate, GeneratorSpec, ModelSpec
+from truing.stage import Estimate, ModelSpec
 from truing_model import plugin
 from truing_model.encode import Encoder
 from truing_model.head import CHUNK, KEPT
@@ -66,7 +78,7 @@ def plan(
     outline = Outline(spec, source, config, wanted(phase), _device(spec))
     # Before anything is tried: what has been imported by now is what a run imports.
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
-    cut = _steps(outline, tokenizer, batches, phase.generator)
+    cut = _steps(outline, tokenizer, batches, phase)
     largest = max((piece for step in cut for piece in step.pieces), key=lambda piece: piece.rows)
     tried, moved = outline.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
@@ -185,15 +197,13 @@ def _free(device: torch.device) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _steps(
-    outline: Outline, tokenizer: Any, batches: Sequence[Batch], generator: GeneratorSpec | None
-) -> Sequence[Step]:
+def _steps(outline: Outline, tokenizer: Any, batches: Sequence[Batch], phase: Phase) -> Sequence[Step]:
     """The steps of a sample, encoded and cut. Raises UserError if nothing of them is left."""
     spec = outline.spec
     encoder = Encoder(tokenizer, spec.max_tokens, spec.overlong == "truncate")
 
     def encoded(batch: Batch) -> Batch:
-        return sampled(batch, encoder, generator) if generator else encoder(batch).batch
+        return sampled(batch, encoder, phase) if phase.generator else encoder(batch).batch
 
     # The first call compiles the chat template.
     encoded(batches[0])
@@ -255,21 +265,29 @@ def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | 
 
 
 def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step]) -> dict[str, int]:
-    """What a generator takes that samples in this process: a copy of the model, and the keys of what it writes."""
+    """What a generator takes that samples in this process: a copy of the model, and the keys of what it writes; as much
+    again if an opponent listens to the reference."""
     seats = getattr(phase.generator, "seats", None)
     if seats is None:
         return {}
     dtype = torch.bfloat16 if outline.bf16 else torch.float32
     seats = seats or (64 if outline.device.type == "cpu" else 256)
-    written = min(seats, max(len(step.batch[GROUP]) for step in cut)) * getattr(phase.generator, "max_new_tokens", 0)
+    opponents = getattr(phase.generator, "opponents", 0)
+    copies = 2 if opponents and getattr(phase.generator, "mixture", 0.0) else 1
+    group = getattr(phase.generator, "samples", 1) + opponents
+    written = min(seats, group * max(len(step.batch[IDS]) for step in cut))
+    written *= getattr(phase.generator, "max_new_tokens", 0)
     prompts = max(len(step.batch[PROMPT_TOKENS]) for step in cut)
     cache = kv_cache(outline.config, written + prompts, dtype)
-    return {"generator": dtype.itemsize * outline.size.base, "KV cache": cache}
+    return {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
 
 
-def sampled(batch: Batch, encoder: Encoder, generator: GeneratorSpec) -> Batch:
-    """What a generator could make of the prompts of a batch: every completion as long as it may be."""
-    count, most = getattr(generator, "samples", 1), getattr(generator, "max_new_tokens", 1)
+def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:
+    """What a generator could make of the prompts of a batch: every completion as long as it may be. Those of an
+    opponent are learned from where the loss asks whose they are."""
+    count, most = getattr(phase.generator, "samples", 1), getattr(phase.generator, "max_new_tokens", 1)
+    if OPPONENT in (phase.loss.requires() if phase.loss else fields()):
+        count += getattr(phase.generator, "opponents", 0)
     prompts = {key: value for key, value in batch.items() if key.dims in ("", "group")}
     groups = torch.arange(len(batch[IDS])).repeat_interleave(count)
     encoded = encoder(Batch({**prompts, GROUP: groups, COMPLETIONS: [""] * len(groups)})).batch

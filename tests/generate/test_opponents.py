@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace as with_options
 from tests.model.conftest import FAMILIES, pairs, write_family
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from truing.bus import Bus
 from truing.errors import UserError
@@ -22,14 +25,21 @@ from truing.fields import (
     LOGPROBS_REF,
     LOGPROBS_SAMPLED,
     OPPONENT,
+    PROMPT_TOKENS,
+    PROMPTS,
+    TOKENS,
     Batch,
     fields,
 )
+from truing.plugins import discover
+from truing.recipe import load
 from truing.run import Run
+from truing.stage import Encoded
 from truing_generate import cache
 from truing_generate.engine import shares
 from truing_generate.plugin import Engine, Scripted
 from truing_generate.sampling import draw
+from truing_model import planning
 from truing_model.plugin import AdamW, CausalLm
 from truing_preference.plugin import Dpo
 from truing_tensor.groups import batch_of
@@ -266,3 +276,28 @@ def test_the_opponent_of_a_model_that_was_resumed_is_the_model_as_it_was_loaded(
     alone = generated(folder, run_in(tmp_path), asked(*TEXTS), FromFolder(folder, version=1), samples=3)
     assert parts(found)[1] == [tokens for at, tokens in enumerate(by_completion(alone)) if at % 3]
     assert parts(found)[0] != by_completion(alone)[::3]
+
+
+@pytest.mark.parametrize(("name", "learned"), [("nash-md", 2), ("xpo", 5)])
+def test_a_plan_counts_both_models_and_the_opponents_completions_where_the_loss_asks_who_wrote(
+    name: str, learned: int
+) -> None:
+    [phase] = load(Path(__file__).parents[2] / "recipes" / "tiny" / f"{name}.toml", discover()).phases[2:]
+
+    def planned(mixture: float) -> Any:
+        options = {"samples": 2, "opponents": 3, "max_new_tokens": 7, "mixture": mixture}
+        return replace(phase, generator=with_options(phase.generator, **options))
+
+    prompts = Batch({IDS: ["a", "b"], PROMPTS: ["x", "y"], PROMPT_TOKENS: torch.arange(9)})
+    encoder: Any = Encoded
+    batch = planning.sampled(prompts, encoder, planned(1.0))
+    assert len(batch[GROUP]) == 2 * learned
+    assert len(batch[TOKENS]) == 2 * learned * 7
+    cut: Any = [SimpleNamespace(batch=prompts)]
+    shape = LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, hidden_size=32, num_attention_heads=4)
+    size = SimpleNamespace(base=1000)
+    outline: Any = SimpleNamespace(bf16=False, device=torch.device("cpu"), config=shape, size=size)
+    own, both_models = (planning._sampling(outline, planned(mixture), cut) for mixture in (0.0, 0.5))
+    # Two groups of five completions of seven tokens, and nine of prompts; keys and values of 2 layers, 2 heads, 8 wide.
+    assert own == {"generator": 4 * 1000, "KV cache": (2 * 5 * 7 + 9) * 2 * 2 * 2 * 8 * 4}
+    assert both_models == {part: 2 * value for part, value in own.items()}
