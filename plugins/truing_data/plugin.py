@@ -27,6 +27,7 @@ from truing.fields import (
     PROMPTS,
     RANK,
     REJECTED,
+    SOFT,
     Field,
     Fields,
     fields,
@@ -114,6 +115,7 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     offers: ClassVar[Mapping[Field[Any], str]] = {
         CHOSEN: "with pairs = true",
         REJECTED: "with pairs = true",
+        SOFT: "with pairs = true and ties above 0",
         LABEL: "with pairs = true and pairs_to_labels = true",
         MISMATCHED: "with pairs_to_labels = true and mismatched = true",
         RANK: "with rankings = true",
@@ -141,6 +143,14 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
         bool, Meta(description="rank the right answer first and wrong ones behind it, tied with each other")
     ] = False
     rivals: Annotated[int, Meta(ge=1, description="how many wrong answers a pair or ranking sets beside the right")] = 1
+    ties: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="share of questions whose pairs are of wrong answers alone, neither better: `soft` is 0.5",
+        ),
+    ] = 0.0
     pairs_to_labels: Annotated[
         bool, Meta(description="label the right answer desirable and wrong ones undesirable, instead of pairing them")
     ] = False
@@ -170,7 +180,8 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
             return text | fields(LABEL) | (fields(MISMATCHED) if self.mismatched else fields())
         if self.rankings:
             return text | fields(RANK)
-        return text | fields(CHOSEN, REJECTED) if self.pairs else text
+        pairs = fields(CHOSEN, REJECTED) | (fields(SOFT) if self.ties else fields())
+        return text | pairs if self.pairs else text
 
     def problems(self) -> Iterator[Fault]:
         """Options that would have no effect or take away what this source itself decides."""
@@ -186,6 +197,8 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
                 yield Fault("options", f"{option} of a task is not for its options", f"[source] has its own `{option}`")
         if self.pairs and self.rankings:
             yield Fault("rankings", "rankings beside pairs", "keep one of them")
+        if self.ties and (not self.pairs or self.pairs_to_labels):
+            yield Fault("ties", "ties are of pairs, and there are none", "set pairs = true, without pairs_to_labels")
         if self.rivals > 1 and not (self.pairs or self.rankings):
             yield Fault(
                 "rivals", "rivals without pairs or rankings", "wrong answers need pairs = true or rankings = true"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from truing.errors import Problem, UserError, did_you_mean
-from truing.fields import METADATA, RANK, Group, Text
+from truing.fields import METADATA, RANK, SOFT, Group, Text
 from truing.run import Run
 from truing_data.forms import finished, labelled
 from truing_data.held import Held, Loaded, library
@@ -118,12 +118,16 @@ def _groups(spec: ReasoningGym, name: str, place: int, factory: Any) -> Iterator
     pool = sorted({puzzle.answer for puzzle in puzzles[:_POOL]})
     for number, puzzle in enumerate(puzzles[:needed]):
         chance = random.Random(f"{spec.seed}/{name}/{number}")
-        wrong = wrong_answers(task, puzzle, pool, chance, rivals) if rivals else []
-        if len(wrong) < rivals:
+        tie = random.Random(f"{spec.seed}/{name}/{number}/tie").random() < spec.ties
+        wrong = wrong_answers(task, puzzle, pool, chance, rivals + tie) if rivals else []
+        if len(wrong) < rivals + tie:
             some = f"only {len(wrong)} wrong answers to a question" if wrong else "every answer tried for right"
             what = f'the task "{name}" {"has" if wrong else "takes"} {some}, so it makes no pairs'
             raise UserError(Problem(spec.name, what, "lower `rivals`" if wrong else "leave it out of `tasks`"))
-        group = _group(f"{name}-{spec.seed}-{number}", puzzle.question, [puzzle.answer, *wrong], spec)
+        answers = wrong if tie else [puzzle.answer, *wrong]
+        group = _group(f"{name}-{spec.seed}-{number}", puzzle.question, answers, spec)
+        if spec.ties:
+            group = msgspec.structs.replace(group, extra={SOFT: [0.5 if tie else 1.0] * len(group.pairs)})
         # What makes the puzzle again, and not the puzzle: entries hold Python values that no file format keeps.
         metadata = {"task": name, "options": made, "index": puzzle.index}
         yield msgspec.structs.replace(group, extra={**group.extra, METADATA: [metadata]})

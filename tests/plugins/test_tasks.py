@@ -27,6 +27,7 @@ from truing.fields import (
     PROMPTS,
     RANK,
     REJECTED,
+    SOFT,
     Batch,
     Group,
     fields,
@@ -164,6 +165,7 @@ def test_pairs_are_provided_when_asked_for() -> None:
     text = fields(IDS, PROMPTS, COMPLETIONS, GROUP, METADATA)
     assert ReasoningGym().provides() == text
     assert ReasoningGym(pairs=True).provides() == text | fields(CHOSEN, REJECTED)
+    assert ReasoningGym(pairs=True, ties=0.5).provides() == text | fields(CHOSEN, REJECTED, SOFT)
     assert ReasoningGym(rankings=True).provides() == text | fields(RANK)
     assert ReasoningGym(pairs=True, pairs_to_labels=True).provides() == text | fields(LABEL)
     labels = ReasoningGym(pairs=True, pairs_to_labels=True, mismatched=True)
@@ -175,6 +177,16 @@ def test_a_question_may_have_several_wrong_answers_all_different() -> None:
     assert all(len({str(text) for text in group.completions}) == 4 for group in three)
     assert [group.completions[:2] for group in three] == [group.completions for group in one]
     assert {tuple(group.pairs) for group in three} == {((0, 1), (0, 2), (0, 3))}
+
+
+def test_a_tie_is_between_wrong_answers_and_the_other_pairs_stay_as_they_are() -> None:
+    plain, tied = (load(ReasoningGym(pairs=True, ties=ties, size=60)).groups for ties in (0.0, 0.4))
+    assert 10 < sum(group.extra[SOFT] == [0.5] for group in tied) < 40
+    for one, other in zip(plain, tied, strict=True):
+        tie = other.extra[SOFT] == [0.5]
+        assert (other.completions == one.completions) != tie
+        assert (one.completions[0] in other.completions) != tie
+        assert other.pairs == [(0, 1)]
 
 
 def test_a_ranking_has_the_right_answer_first_and_the_wrong_ones_tied() -> None:
@@ -247,6 +259,8 @@ def test_a_task_that_differs_between_processes_asks_for_a_fixed_hash_seed(monkey
         ({"system": "x", "chat": False}, "system: a plain-text prompt takes no system message"),
         ({"pairs": True, "rankings": True}, "rankings: rankings beside pairs"),
         ({"rivals": 2}, "rivals: rivals without pairs or rankings"),
+        ({"ties": 0.5}, "ties: ties are of pairs"),
+        ({"ties": 0.5, "pairs": True, "pairs_to_labels": True}, "ties: ties are of pairs"),
         ({"pairs_to_labels": True}, "pairs_to_labels: pairs_to_labels without pairs"),
         ({"pairs": True, "mismatched": True}, "mismatched: mismatched is for labelled completions"),
     ],
