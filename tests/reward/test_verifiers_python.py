@@ -241,7 +241,7 @@ TRICKS = {
         for number in (os.getppid(), 1):
             for kind in (signal.SIGINT, signal.SIGKILL):
                 try:
-                    os.kill(number, kind) if number not in PROTECTED else None
+                    os.kill(number, kind)
                 except OSError:
                     pass
         def add(a, b): return 3
@@ -277,19 +277,19 @@ TRICKS = {
     """,
 }
 UNSURE = "assert abs(add(1, 2) - 3) < 1e-9 or 3 in add(1, 2)\nassert abs(add(2, 2) - 4) < 1e-9 or add(2, 2) <= 4"
-LONG = {"says nothing for ever", "sleeps for ever", "ignores being told to end"}
+LONG = {"says nothing for ever", "sleeps for ever", "ignores being told to end", "overflows the stack"}
 
 
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_trick_scores_nothing_and_the_next_one_is_judged_as_ever(sandbox: str, scorer: Judged, name: str) -> None:
     if name == "kills its parents" and sandbox == "limits":
         pytest.skip("limits alone do not keep it from that")
-    code = textwrap.dedent(TRICKS[name]).replace("PROTECTED", "()")
+    code = textwrap.dedent(TRICKS[name])
     quick = PythonTests(sandbox=sandbox, seconds=1.5, memory=256, disk=4, processes=6)  # pyright: ignore
     began = time.perf_counter()
     tests = UNSURE if "near" in name or "builtins" in name else TESTS
     assert (judged(quick, tests, [code]) if name in LONG else scorer(tests, [code])).scores == [0]
-    assert time.perf_counter() - began < 15
+    assert time.perf_counter() - began < 30
     assert score(scorer, RIGHT) == 1
 
 

@@ -77,16 +77,16 @@ class Sandbox:
         until = time.monotonic() + seconds
         assert self._process.stdin
         assert self._process.stdout
-        entry, exit = self._process.stdin.fileno(), self._process.stdout.fileno()
+        into, out = self._process.stdin.fileno(), self._process.stdout.fileno()
         while question:
-            _wait_for(entry, select.POLLOUT, until)
+            _wait_for(into, select.POLLOUT, until)
             try:
-                question = question[os.write(entry, question) :]
+                question = question[os.write(into, question) :]
             except BrokenPipeError:
                 raise Ended from None
         while b"\n" not in self._read:
-            _wait_for(exit, select.POLLIN, until)
-            some = os.read(exit, 1 << 16)
+            _wait_for(out, select.POLLIN, until)
+            some = os.read(out, 1 << 16)
             if not some:
                 raise Ended
             self._read += some

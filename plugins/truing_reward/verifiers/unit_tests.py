@@ -33,7 +33,7 @@ def play(hear: BinaryIO, tell: BinaryIO, given: dict[str, Any]) -> None:
 def run(tests: str, code: str, remote: Code, partial: bool) -> tuple[int, int]:
     """How many tests passed, of how many there are; 0 of 0 where the tests cannot be run at all.
 
-    partial: go on when one fails; without it the first failure is the end, and the count is of no meaning but for 0.
+    partial: go on when one fails; without it the first failure is the end, and what follows it is not counted.
     """
     try:
         top = ast.parse(tests).body
