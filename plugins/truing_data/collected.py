@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from truing.errors import Problem, UserError
-from truing.fields import LABEL, MARGIN, RANK, Group, Text
+from truing.fields import LABEL, MARGIN, RANK, STEP_INDEX, STEP_LABELS, STEP_SEQ, STEPS, Field, Group, Text
 from truing.journal import GROUPS
 from truing.run import Run
 from truing_data.forms import finished
 from truing_data.held import Held, Loaded
 from truing_data.menu_collected import Collected
+from truing_data.steps import check_labels
 
 
 class Kept(msgspec.Struct, kw_only=True):
-    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`."""
+    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`. steps: all steps of each
+    completion; step_index, step_labels: of each, which of them are judged, and how."""
 
     id: str
     prompt: Text
     completions: list[Text]
     scores: list[float] = []
     pairs: list[tuple[int, int]] = []
+    steps: list[list[str]] = []
+    step_index: list[list[int]] = []
+    step_labels: list[list[float]] = []
 
 
 def collected(spec: Collected, run: Run) -> Held:
@@ -37,6 +43,8 @@ def collected(spec: Collected, run: Run) -> Held:
         groups = [group for row in kept if (group := formed(row, spec)) is not None]
         if not groups:
             raise UserError(Problem(origin, f"no group is left of {len(kept):,} in the form {spec.form}"))
+        if spec.form == "steps":
+            check_labels(groups, origin)
         return Loaded(finished(groups, spec, origin), len(kept) - len(groups))
 
     return Held(named[0].removeprefix("@"), origin, spec.shuffle, run, load, spec.bootstrap)
@@ -52,6 +60,8 @@ def formed(row: Kept, spec: Collected) -> Group | None:
             return None
         margins = [row.scores[better] - row.scores[worse] for better, worse in row.pairs] if spec.margins else []
         return msgspec.structs.replace(whole, pairs=row.pairs, extra={MARGIN: margins} if spec.margins else {})
+    if spec.form == "steps":
+        return msgspec.structs.replace(whole, extra=_steps(row)) if any(row.step_labels) else None
     if spec.form == "labels":
         labels = [int(score >= (spec.threshold or 0.0)) for score in row.scores]
         return msgspec.structs.replace(whole, extra={LABEL: labels})
@@ -69,6 +79,15 @@ def ranks(scores: Sequence[float]) -> list[int]:
     return [places[score] for score in scores]
 
 
+def _steps(row: Kept) -> dict[Field[Any], list[Any]]:
+    return {
+        STEPS: row.steps,
+        STEP_SEQ: [seq for seq, some in enumerate(row.step_index) for _ in some],
+        STEP_INDEX: [index for some in row.step_index for index in some],
+        STEP_LABELS: [label for some in row.step_labels for label in some],
+    }
+
+
 def _in_one_form(row: Kept) -> tuple[Text, list[Text]]:
     """What was sampled is text; to a prompt of messages it is a message, too."""
     if isinstance(row.prompt, str):
@@ -81,10 +100,26 @@ def _fault(row: Kept, spec: Collected) -> str:
     count = len(row.completions)
     if not count:
         return "no completions"
+    if spec.form == "steps":
+        return _step_fault(row, count)
     if (spec.form != "pairs" or spec.margins) and len(row.scores) != count:
         return f"{len(row.scores)} scores for {count} completions"
     outside = [place for pair in row.pairs for place in pair if not 0 <= place < count]
     return f"a pair names completion {outside[0]}, and there are {count}, counted from 0" if outside else ""
+
+
+def _step_fault(row: Kept, count: int) -> str:
+    for name in ("steps", "step_index", "step_labels"):
+        if len(lists := getattr(row, name)) != count:
+            return f'"{name}" has {len(lists)} lists for {count} completions'
+    for at, (steps, places, labels) in enumerate(zip(row.steps, row.step_index, row.step_labels, strict=True), 1):
+        if len(places) != len(labels):
+            return f"completion {at} has {len(labels)} labels of steps for {len(places)} places"
+        if any(not 0 <= place < len(steps) for place in places):
+            return f"completion {at} has a label of a step it does not have; there are {len(steps)}, counted from 0"
+        if any(not 0 <= label <= 1 for label in labels):
+            return f"completion {at} has a label that is no probability"
+    return ""
 
 
 def _read(path: str, run: Run, spec: Collected) -> Iterator[Kept]:

@@ -20,6 +20,10 @@ from truing.fields import (
     RANK,
     REJECTED,
     SCORES,
+    STEP_INDEX,
+    STEP_LABELS,
+    STEP_SEQ,
+    STEPS,
     Field,
     Fields,
     fields,
@@ -31,8 +35,15 @@ _FORMS: Mapping[str, Fields] = {
     "rankings": fields(RANK),
     "labels": fields(LABEL),
     "best": fields(),
+    "steps": fields(STEPS, STEP_SEQ, STEP_INDEX, STEP_LABELS),
 }
-_HOW = {CHOSEN: 'pairs"', REJECTED: 'pairs"', RANK: 'rankings"', LABEL: 'labels"'}
+_HOW = {
+    CHOSEN: 'pairs"',
+    REJECTED: 'pairs"',
+    RANK: 'rankings"',
+    LABEL: 'labels"',
+    **dict.fromkeys((STEPS, STEP_SEQ, STEP_INDEX, STEP_LABELS), 'steps"'),
+}
 
 
 class Collected(SourceSpec, frozen=True, kw_only=True):
@@ -55,10 +66,11 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         Meta(description="`@phase`: the data that phase made; a file of such groups; or a list", extra=PHASE_DATA),
     ]
     form: Annotated[
-        Literal["pairs", "rankings", "labels", "best"],
+        Literal["pairs", "rankings", "labels", "best", "steps"],
         Meta(
             description="pairs: those the phase's advantage chose; rankings: all completions by their scores; labels: "
-            "all, desirable from `threshold` on; best: the best of each group, as a demonstration"
+            "all, desirable from `threshold` on; best: the best of each group, as a demonstration; steps: solutions "
+            "and which of their steps are right"
         ),
     ]
     threshold: Annotated[
@@ -88,9 +100,10 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP) | _FORMS[self.form] | more
 
     def reads(self) -> Fields:
-        """Pairs, or the scores to make the form of."""
-        scored = fields(SCORES) if self.form != "pairs" or self.margins else fields()
-        return scored | (fields(CHOSEN, REJECTED) if self.form == "pairs" else fields())
+        """Pairs or judged steps, or the scores to make the form of."""
+        if self.form in ("pairs", "steps"):
+            return _FORMS[self.form] | (fields(SCORES) if self.margins else fields())
+        return fields(SCORES)
 
     def problems(self) -> Iterator[Fault]:
         """Options of another form."""
@@ -98,7 +111,7 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
             yield Fault(
                 "form", "labels need a threshold", "write threshold = the least score of a desirable completion"
             )
-        if self.form in ("pairs", "rankings") and self.threshold is not None:
+        if self.form in ("pairs", "rankings", "steps") and self.threshold is not None:
             yield Fault("threshold", f'threshold has no effect with form = "{self.form}"', "take it out")
         if self.margins and self.form != "pairs":
             yield Fault("margins", "margins are of pairs", 'write form = "pairs", or take it out')

@@ -7,6 +7,7 @@ from truing.stage import AnySpec
 from truing_reward.menu_ensembles import ENSEMBLES
 from truing_reward.menu_losses import LOSSES
 from truing_reward.menu_mix import Mix
+from truing_reward.menu_rollouts import StepRollouts
 from truing_reward.menu_steps import ProcessBce
 from truing_reward.menu_verifiers import VERIFIERS
 
@@ -14,4 +15,4 @@ from truing_reward.menu_verifiers import VERIFIERS
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Reward losses and scorers."""
-    return [*LOSSES, *ENSEMBLES, *VERIFIERS, Mix, ProcessBce]
+    return [*LOSSES, *ENSEMBLES, *VERIFIERS, Mix, ProcessBce, StepRollouts]

@@ -131,7 +131,7 @@ def test_it_learns_to_tell_steps_that_are_wrong(llama: Path, run: Run) -> None:
         for at, wrong in enumerate((0, 1, 2, 3))
     ]
     model = built(llama, run)
-    model.attach(AdamW(lr=2e-2, warmup=0.0).build(run), 20)
+    model.attach(AdamW(lr=1e-2, warmup=0.0, schedule="constant").build(run), 20)
     batch = model.encode(batch_of(groups)).batch
     for _ in range(20):
         model.learn(batch, process_bce)

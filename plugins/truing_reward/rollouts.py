@@ -1,0 +1,178 @@
+"""Steps judged by trying to finish the solution from each of them.
+
+    generate -> score -> split into steps -> [ prefixes -> generate -> score -> count ] ... -> labels
+
+Whoever writes the solutions also finishes them: a prefix is a prompt like any other, the tokens of the prompt and those
+of the solution up to the end of a step. A prefix has an id of its own, made of the prompt's id, the number of the
+solution and that of the step, so its rollouts have the same seeds whenever they are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import anyio.to_thread
+import torch
+
+from truing.fields import (
+    FINISH,
+    GROUP,
+    SCORES,
+    SEQ,
+    STEP_END,
+    STEP_INDEX,
+    STEP_LABELS,
+    STEP_SEQ,
+    STEPS,
+    TOKENS,
+    Batch,
+)
+from truing.run import Run
+from truing.stage import Weights
+from truing_reward import menu_rollouts as menu
+from truing_reward.trials import Solution, Tally, Trials
+from truing_tensor.steps import split_steps, step_ends
+
+_Z = 1.959963984540054
+"""how many standard deviations 95 % of a normal distribution lie within"""
+
+
+class StepRollouts:
+    """Writes solutions and judges their steps."""
+
+    def __init__(self, spec: menu.StepRollouts, run: Run) -> None:
+        self._spec = spec
+        self._generator = spec.generator.build(run)
+        self._scorer = spec.scorer.build(run)
+        self._tokenizer: Any = None
+
+    async def sync_weights(self, weights: Weights) -> None:
+        """Sample from these weights from now on."""
+        if self._tokenizer is None:
+            self._tokenizer = await anyio.to_thread.run_sync(_tokenizer, weights.origin)
+        await self._generator.sync_weights(weights)
+
+    async def generate(self, batch: Batch) -> Batch:
+        """The batch with solutions, their SCORES [seq], and what is known of their steps [step]."""
+        written = await self._scorer.score(await self._generator.generate(batch))
+        solutions = self._solutions(written)
+        trials = Trials(self._spec, self._generator, self._scorer, self._text, batch, len(solutions))
+        if self._spec.search == "all":
+            await self._try_all(trials, solutions)
+        else:
+            await self._search(trials, solutions)
+        return self._labelled(written, solutions, trials.spent)
+
+    def _solutions(self, batch: Batch) -> list[Solution]:
+        """The completions of a batch, split into steps; of the last one all is known."""
+        sizes = torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist()
+        groups = batch[GROUP].tolist()
+        found: list[Solution] = []
+        for seq, (group, part) in enumerate(zip(groups, batch[TOKENS].split(sizes), strict=True)):
+            tokens: list[int] = part.tolist()
+            # The end token belongs to no step, and nothing goes on behind it.
+            whole = tokens[:-1] if FINISH in batch and batch[FINISH][seq] == "end" else tokens
+            ends = [end + 1 for end in step_ends(whole, self._text, self._spec.separator)]
+            right = float(batch[SCORES][seq]) >= self._spec.right
+            solution = Solution(group, groups[:seq].count(group), whole, ends, right)
+            if ends:
+                solution.known[solution.last] = Tally(label=float(right), exact=True)
+            found.append(solution)
+        return found
+
+    async def _try_all(self, trials: Trials, solutions: Sequence[Solution]) -> None:
+        """Try every step but the last; one after the other only where a budget may end it."""
+        longest = max((solution.last for solution in solutions), default=0)
+        waves = [range(at, at + 1) for at in range(longest)] if self._spec.budget else [range(longest)]
+        for wave in waves:
+            await trials.run([(it, step) for it in solutions for step in wave if step < it.last])
+
+    async def _search(self, trials: Trials, solutions: Sequence[Solution]) -> None:
+        """Look for the first step of each wrong solution from which nothing comes out right, halving what is left."""
+        left = {it: (0, it.last) for it in solutions if not it.right and it.ends}
+        while asked := [(it, (first + last) // 2) for it, (first, last) in left.items() if first < last]:
+            await trials.run(asked)
+            for solution, step in asked:
+                first, last = left.pop(solution)
+                if step in solution.known:
+                    left[solution] = (step + 1, last) if solution.known[step].solved else (first, step)
+        for solution in solutions:
+            if solution.ends:
+                solution.known = _follows(solution)
+
+    def _labelled(self, batch: Batch, solutions: Sequence[Solution], spent: Sequence[int]) -> Batch:
+        """The batch with all that is known of its steps."""
+        starts = [0, *torch.bincount(batch[SEQ], minlength=len(solutions)).cumsum(0).tolist()]
+        steps = [(seq, step, it.known[step]) for seq, it in enumerate(solutions) for step in sorted(it.known)]
+        ends = [
+            (starts[seq + 1] if step == solutions[seq].last else starts[seq] + solutions[seq].ends[step]) - 1
+            for seq, step, _ in steps
+        ]
+        shares = [interval(tally) for _, _, tally in steps]
+        found = {
+            STEP_SEQ: [seq for seq, _, _ in steps],
+            STEP_INDEX: [step for _, step, _ in steps],
+            STEP_END: ends,
+            STEP_LABELS: [label_of(tally, self._spec.label, self._spec.prior) for _, _, tally in steps],
+            menu.STEP_ROLLOUTS: [tally.tried for _, _, tally in steps],
+            menu.STEP_SOLVED: [tally.solved for _, _, tally in steps],
+            menu.STEP_LOW: [low for low, _ in shares],
+            menu.STEP_HIGH: [high for _, high in shares],
+            menu.ROLLOUT_TOKENS: spent,
+        }
+        kept = Batch({key: value for key, value in batch.items() if key.dims != "step"})
+        numbers = {key: torch.tensor(value, dtype=getattr(torch, key.dtype)) for key, value in found.items()}
+        return kept.put_all({STEPS: [self._texts(it) for it in solutions], **numbers})
+
+    def _texts(self, solution: Solution) -> list[str]:
+        """What each step says, without its separator."""
+        parts = [solution.tokens[begin:end] for begin, end in pairwise([0, *solution.ends])]
+        separator = self._spec.separator
+        return [separator.join(split_steps(self._text(part), separator)) for part in parts]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def label_of(tally: Tally, kind: str, prior: float) -> float:
+    """The label of a step: hard, soft, or the mean of the posterior under Beta(prior, prior)."""
+    if not tally.tried:
+        return tally.label
+    if kind == "hard":
+        return float(tally.solved > 0)
+    if kind == "soft":
+        return tally.solved / tally.tried
+    return (tally.solved + prior) / (tally.tried + 2 * prior)
+
+
+def interval(tally: Tally) -> tuple[float, float]:
+    """Between what the share of rollouts that come out right lies, with 95 % confidence (Wilson, 1927).
+
+    Where none was tried it may be anything, unless it is known exactly.
+    """
+    if not tally.tried:
+        return (tally.label, tally.label) if tally.exact else (0.0, 1.0)
+    share, count = tally.solved / tally.tried, tally.tried
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _follows(solution: Solution) -> dict[int, Tally]:
+    """What is known of a solution's steps after a search: all before one from which it came out right are right, too;
+    then comes the first from which it did not, and behind that nothing is known."""
+    known = solution.known
+    if solution.right:
+        return {step: known.get(step, Tally(label=1.0)) for step in range(len(solution.ends))}
+    good = 1 + max((step for step, tally in known.items() if tally.solved), default=-1)
+    bad = min(step for step, tally in known.items() if not tally.solved)
+    return {step: known.get(step, Tally(label=1.0)) for step in range(good)} | {bad: known[bad]}
+
+
+def _tokenizer(origin: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(origin)
