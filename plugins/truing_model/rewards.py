@@ -111,12 +111,12 @@ class RewardScorer:
             _into_mean(self._model, _scoring(path, spec, run), count)
         self._run = run
         self._how = spec.scale
-        self._scale = None if self._how == "raw" else _scale_of(self._model)
+        self._scale = None if spec.scale == "raw" else _scale_of(self._model, spec.scale)
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES [seq], and MEMBER_SCORES [seq, member] where there are several. Raises Stopped."""
         scores = await self._run.on_device(self._model.scores, batch)
-        if self._scale and self._how != "raw":
+        if self._scale:
             scores = self._scale.applied(scores, self._how)
         if scores.shape[1] == 1:
             return batch.put(SCORES, scores[:, 0])
@@ -141,12 +141,15 @@ def _scoring(path: str, spec: plugin.RewardScorer, run: Run) -> RewardModel:
     return RewardEnsemble(plugin.RewardEnsemble(**options, heads=members), run)
 
 
-def _scale_of(model: RewardModel) -> scale.Scale:
-    """The scale that is kept with a model. Raises UserError if there is none."""
+def _scale_of(model: RewardModel, how: str) -> scale.Scale:
+    """The scale that is kept with a model. Raises UserError if there is none, or none of this kind."""
     found = scale.read(Path(model.path), model.spec.members)
     if found is None:
         what = f"it has no {scale.FILE}: its scores were never measured on a holdout"
         raise UserError(Problem(model.spec.path, what, "train it with a [holdout], or take `scale` out"))
+    if how == "calibrated" and None in found.temperature:
+        what = f"its scores cannot be made probabilities: on {found.pairs} held-out pairs they told nothing"
+        raise UserError(Problem(model.spec.path, what, 'use scale = "normalised", or train it better'))
     return found
 
 

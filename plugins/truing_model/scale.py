@@ -34,16 +34,13 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pairs: int
 
     def applied(self, scores: Tensor, how: Literal["normalised", "calibrated"]) -> Tensor:
-        """Scores [seq, member] in standard deviations from the mean, or in log-odds. Raises UserError for a member
-        without a temperature."""
+        """Scores [seq, member] in standard deviations from the mean, or in log-odds, which takes a temperature."""
         exact = scores.double()
         if how == "normalised":
-            return ((exact - exact.new_tensor(self.mean)) / exact.new_tensor(self.std)).to(scores.dtype)
-        fitted = [temperature for temperature in self.temperature if temperature is not None]
-        if len(fitted) < len(self.temperature):
-            what = f"its scores cannot be made probabilities: on {self.pairs} held-out pairs they told nothing"
-            raise UserError(Problem(FILE, what, 'use scale = "normalised", or train a better reward model'))
-        return (exact / exact.new_tensor(fitted)).to(scores.dtype)
+            exact = (exact - exact.new_tensor(self.mean)) / exact.new_tensor(self.std)
+        else:
+            exact = exact / exact.new_tensor(self.temperature)
+        return exact.to(scores.dtype)
 
 
 def measured(batch: Batch, scores: Tensor) -> Scale | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -163,6 +164,9 @@ def test_the_scale_is_that_of_the_holdout_after_the_last_step_and_of_nothing_old
     assert (found.completions, found.pairs) == (len(raw), len(batch[CHOSEN]))
     normal = scored(run, str(tmp_path / "measured"), batch, "normalised")[SCORES]
     torch.testing.assert_close(normal, (raw - raw.mean()) / raw.std(correction=0), rtol=0, atol=1e-4)
+    scale.write(tmp_path / "measured", msgspec.structs.replace(found, temperature=[None]))
+    with pytest.raises(UserError, match="cannot be made probabilities"):
+        scored(run, str(tmp_path / "measured"), batch, "calibrated")
     model.attach(AdamW(lr=1e-2).build(run), 1)
     model.learn(batch, prefer)
     assert "scale" not in model.export(tmp_path / "older")
@@ -190,8 +194,6 @@ def test_a_scale_of_another_model_and_one_that_is_none_are_refused(tmp_path: Pat
     assert scale.read(tmp_path, 1) == one
     with pytest.raises(UserError, match="it is of 1 members, and the model has 2"):
         scale.read(tmp_path, 2)
-    with pytest.raises(UserError, match="cannot be made probabilities"):
-        one.applied(torch.zeros(3, 1), "calibrated")
     (tmp_path / scale.FILE).write_text('{"mean": "a"}')
     with pytest.raises(UserError, match="no scale of a reward model"):
         scale.read(tmp_path, 1)

@@ -12,9 +12,11 @@ import anyio
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from tests.model.conftest import pairs
 from torch import Tensor
 
 from truing.bus import Bus
+from truing.collect import rows_of
 from truing.errors import RunFailed, UserError
 from truing.fields import (
     CHOSEN,
@@ -23,6 +25,7 @@ from truing.fields import (
     IDS,
     MARGIN,
     MEMBER_SCORES,
+    PROMPTS,
     REJECTED,
     SCORES,
     SCORES_STD,
@@ -30,6 +33,7 @@ from truing.fields import (
     SOFT,
     TOKENS,
     Batch,
+    fields,
 )
 from truing.plugins import discover
 from truing.recipe import read
@@ -37,10 +41,11 @@ from truing.run import Run
 from truing.sampling import numbers_of
 from truing.stage import ScorerSpec
 from truing.testing import check_spec
+from truing_model.plugin import AdamW, RewardEnsemble
 from truing_reward.ensembles import bootstrap_counts, bradley_terry_ensemble, combined
 from truing_reward.losses import bradley_terry
 from truing_reward.menu_ensembles import BradleyTerryEnsemble, Ensemble
-from truing_tensor.groups import take
+from truing_tensor.groups import batch_of, take
 
 QUICK = settings(deadline=None, max_examples=60, database=None)
 OBJECTIVES: dict[str, float | None] = {"mean": None, "wco": None, "uwo": 0.7, "lcb": 1.3}
@@ -99,6 +104,22 @@ def test_the_worst_case_is_no_more_than_the_mean_and_a_penalty_of_nothing_is_the
     assert deviation.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_one_member_overrates_the_worst_case_does_not_choose() -> None:
+    """Best of 256 by members that see the truth with some noise and, one time in fifty, a great reward of their own."""
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randn(200, 256, generator=random)
+    overrated = 10 * (torch.rand(200, 256, 5, generator=random) < 0.02)
+    members = truth[..., None] + 0.3 * torch.randn(200, 256, 5, generator=random) + overrated
+    flat = members.reshape(-1, 5)
+    found = {"one": flat[:, 0]} | {name: combined(flat, name, OBJECTIVES[name], 0)[0] for name in OBJECTIVES}  # pyright: ignore[reportArgumentType]
+    chosen = {
+        name: float(truth.gather(1, scores.reshape(200, 256).argmax(1, keepdim=True)).mean())
+        for name, scores in found.items()
+    }
+    assert chosen["wco"] > 2.2 > chosen["mean"] > chosen["one"], chosen
+    assert chosen["uwo"] > 2.2, chosen
+
+
 @QUICK
 @given(st.data(), st.integers(2, 6), st.integers(1, 5), st.sampled_from(sorted(OBJECTIVES)))
 def test_neither_the_order_of_members_nor_that_of_completions_matters(
@@ -120,6 +141,8 @@ def test_members_are_asked_and_one_with_several_heads_counts_as_many() -> None:
     assert found[SCORES_STD].tolist() == pytest.approx([math.sqrt(6)] * 2)
     wave = found.put_all({COMPLETIONS: ["a", "b"], TOKENS: torch.tensor([1, 1])})
     assert numbers_of(wave)["score/disagreement"] == pytest.approx(math.sqrt(6))
+    [row] = rows_of(wave.put_all({IDS: ["a"], PROMPTS: ["?"]}))
+    assert row["member_scores"] == [[4.0, 1.0, 7.0]] * 2
 
 
 @pytest.mark.parametrize(("penalty", "expected"), [(0.0, 4.0), (0.5, 3.5)])
@@ -264,6 +287,24 @@ def test_a_step_that_is_cut_has_the_same_sums() -> None:
         for name, term in getattr(whole, part).items():
             parts = torch.stack([getattr(piece, part)[name].total for piece in pieces]).sum()
             torch.testing.assert_close(parts, term.total, msg=name)
+
+
+def test_heads_that_begin_alike_come_apart_by_their_samples_and_stay_together_without(
+    llama: Path, tmp_path: Path
+) -> None:
+    run = Run("test", tmp_path, 0, Bus(), wanted=fields(MEMBER_SCORES))
+    apart: dict[bool, float] = {}
+    for on in (False, True):
+        model: Any = RewardEnsemble(path=str(llama), heads=3, dtype="fp32", device="cpu").build(run)
+        with torch.no_grad():
+            model.network.base.score.weight.copy_(model.network.base.score.weight[:1].expand(3, -1))
+        batch = model.encode(batch_of(pairs())).batch
+        model.attach(AdamW(lr=1e-2, warmup=0.0).build(run), 3)
+        loss = BradleyTerryEnsemble(bootstrap=on).build(run)
+        metrics = [model.learn(batch, loss) for _ in range(3)][-1]
+        apart[on] = float(model.scores(batch).std(1, correction=0).max())
+        assert metrics["members/deviation"] == pytest.approx(0, abs=1e-6) or on
+    assert apart[False] < 1e-6 < 1e-3 < apart[True]
 
 
 def test_samples_are_poisson_of_mean_1_another_for_every_member_and_seed() -> None:
