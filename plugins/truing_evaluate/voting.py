@@ -34,7 +34,7 @@ def vote(answers: Whole, weights: Array, truth: Array, n: int, name: str) -> flo
     picked = subsets(len(answers), n, name)
     gave = (answers[:, None] == np.arange(max(int(answers.max()) + 1, 1))).astype(float)
     count = picked @ gave
-    total = np.where(count > 0, picked @ (gave * weights[:, None]), -1.0)
+    total = picked @ (gave * weights[:, None])
     most = total.max(1, keepdims=True)
     first = (total >= most - 1e-9 * np.abs(most)) & (count > 0)
     worth = (picked @ (gave * truth[:, None])) / np.maximum(count, 1)
