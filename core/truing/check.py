@@ -21,6 +21,7 @@ from truing.recipe import Phase, Recipe
 from truing.registry import Registry
 from truing.stage import AnySpec, within
 from truing.toml import Document
+from truing.until import HELD_OUT
 
 PHASE_MODEL = {"accepts": "@model"}
 """`Meta(extra=PHASE_MODEL)` marks an option that may name the model of an earlier phase: `path = "@sft"`."""
@@ -35,7 +36,8 @@ _MENDS = {
     "optimizer": 'say how it learns: [optimizer] with use = "adamw"',
     "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
-_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness")
+_LOOK = "add a [holdout], and say with loop.evaluate_every how often to look at it"
+_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "until")
 
 
 def check(
@@ -119,6 +121,14 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     if loop.steps is not None and loop.epochs is not None:
         what = "loop.steps and loop.epochs both say when to stop"
         yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
+    for at, condition in enumerate(loop.until):
+        where = document.where(*phase.table("loop", "until"), at)
+        told = [word for word in ("above", "below", "patience") if getattr(condition, word) is not None]
+        if len(told) != 1:
+            what = f'loop.until on "{condition.metric}" has {" and ".join(told) or "no condition"}'
+            yield Problem(where, what, "say one of above, below and patience; another condition is a table of its own")
+        if condition.metric.startswith(HELD_OUT) and (phase.holdout is None or not loop.evaluate_every):
+            yield Problem(where, f'loop.until waits for "{condition.metric}", and nobody looks', _LOOK)
     if loop.staleness and phase.generator is None:
         where = document.where(*phase.table("loop", "staleness"))
         yield Problem(where, "loop.staleness is of completions that are sampled", "add a [generator], or take it out")

@@ -25,6 +25,7 @@ from truing import events
 from truing.errors import Problem, RunFailed, UserError
 from truing.events import Event
 from truing.recipe import Recipe
+from truing.until import Watched
 
 FORMAT = 1
 GROUPS = "groups.jsonl"
@@ -50,13 +51,14 @@ class RunFile(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Position(msgspec.Struct, kw_only=True, frozen=True):
-    """Where in its data a phase stood at a checkpoint: batches taken in this epoch, groups dropped so far."""
+    """Where a phase stood at a checkpoint: batches taken in this epoch, groups dropped so far, what it waits for."""
 
     step: int
     epoch: int
     taken: int
     dropped: int = 0
     truncated: int = 0
+    watched: Watched = {}
 
 
 class Journal:

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
+import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.errors import RunFailed
@@ -29,6 +30,7 @@ from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, Stages
 from truing.stage import DataInfo, Loss, Model, Optimizer, Source
+from truing.until import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +49,14 @@ class Way:
     """How groups come to be learned from.
 
     text: what is encoded of a batch. ready: what is learned from, of an encoded batch, and numbers to report with it.
-    learned: after each step. evaluate: at a step, on what is kept out of training. ahead: batches that may be ready.
+    learned: after each step. evaluate: at a step, on what is kept out of training, empty if nothing is. ahead: batches
+    that may be ready.
     """
 
     text: Callable[[Batch], Batch]
     ready: Callable[[Batch], Awaitable[tuple[Batch, Metrics]]]
     learned: Callable[[], Awaitable[None]]
-    evaluate: Callable[[int], Awaitable[None]]
+    evaluate: Callable[[int], Awaitable[Metrics]]
     ahead: int = 1
 
 
@@ -83,29 +86,41 @@ async def train(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder, begin: 
     await run.on_device(parts.model.attach, parts.optimizer, steps)
     start = await _restore(parts.model, run, folder)
     run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
-    way = await begin()
+    way, watch = await begin(), Watch(loop.until, start.watched)
     if start.step == 0:
-        await way.evaluate(0)
+        _judged(watch, await way.evaluate(0), held_out=True)
     send, receive = run.bus.channel(Work, depth=way.ahead)
-    position, saved = start, start.step
+    position, saved, looked = start, start.step, -1
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_feed, parts, loop, run, way, start, steps, send)
         async with receive:
-            while (work := await _next(receive, run)) and await _step(parts, work, run, steps):
+            while (work := await _next(receive, run)) and (metrics := await _step(parts, work, run, steps)):
                 await way.learned()
-                position = work.position
-                if position.step < steps and loop.evaluate_every and position.step % loop.evaluate_every == 0:
-                    await way.evaluate(position.step)
-                if loop.checkpoint_every and position.step % loop.checkpoint_every == 0:
+                enough = _judged(watch, metrics, held_out=False)
+                step = work.position.step
+                if step < steps and loop.evaluate_every and step % loop.evaluate_every == 0:
+                    looked = step
+                    enough = _judged(watch, await way.evaluate(step), held_out=True) or enough
+                position = msgspec.structs.replace(work.position, watched=watch.watched)
+                if loop.checkpoint_every and step % loop.checkpoint_every == 0:
                     await _checkpoint(parts.model, position, loop, run, folder)
-                    saved = position.step
+                    saved = step
+                if enough:
+                    run.bus.publish(Notice(phase=run.phase, text=f"enough after step {step}: {enough}"))
+                    break
             # Cancel before the channel closes: a feeder that is still sending would meet a broken stream.
             tasks.cancel_scope.cancel()
     if position.step == 0 and not run.stop:
         raise RunFailed(f"no group of {info.origin} was left to learn from; the dropped ones are in events.jsonl")
-    await way.evaluate(position.step)
+    if looked != position.step:
+        await way.evaluate(position.step)
     if run.stop and position.step > saved:
         await _checkpoint(parts.model, position, loop, run, folder)
+
+
+def _judged(watch: Watch, metrics: Metrics, *, held_out: bool) -> str:
+    """Why it is enough, "" if it is not, or if there was nothing to look at."""
+    return watch.enough(metrics, held_out) if metrics else ""
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -189,8 +204,8 @@ async def _feed(
             epoch += 1
 
 
-async def _step(parts: Parts, work: Work, run: Run, steps: int) -> bool:
-    """One optimizer step; False if the run was asked to stop meanwhile."""
+async def _step(parts: Parts, work: Work, run: Run, steps: int) -> Metrics:
+    """One optimizer step and its numbers; none if the run was asked to stop meanwhile."""
     age: Metrics = {}
     if VERSION in work.batch:
         age = {"sample/staleness": float(parts.model.version - min(map(int, work.batch[VERSION])))}
@@ -198,14 +213,14 @@ async def _step(parts: Parts, work: Work, run: Run, steps: int) -> bool:
     try:
         learned = await run.on_device(_learn, parts, work.batch)
     except Stopped:
-        return False
+        return {}
     seconds = time.perf_counter() - began
     counts = {"data/dropped": float(work.position.dropped), "data/truncated": float(work.position.truncated)}
     speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
     metrics = {**learned, **work.metrics, **age, **counts, **speed}
     position = work.position
     run.bus.publish(StepDone(phase=run.phase, step=position.step, steps=steps, epoch=position.epoch, metrics=metrics))
-    return True
+    return metrics
 
 
 def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
@@ -230,14 +245,15 @@ async def _holdout(parts: Parts, run: Run) -> Batch | None:
     return None
 
 
-async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) -> None:
+async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) -> Metrics:
     if holdout is None or run.stop:
-        return
+        return {}
     try:
         metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
     except Stopped:
-        return
+        return {}
     run.bus.publish(Evaluated(phase=run.phase, step=step, metrics=dict(metrics)))
+    return metrics
 
 
 async def _checkpoint(model: Model, position: Position, loop: Loop, run: Run, folder: PhaseFolder) -> None:

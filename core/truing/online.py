@@ -77,12 +77,13 @@ class Waves:
             return encoded.batch
         return None
 
-    async def evaluate(self, held: Batch | None, step: int) -> None:
+    async def evaluate(self, held: Batch | None, step: int) -> Metrics:
         """What the model writes to prompts that are kept out of training, scored."""
         if held is None or self.run.stop:
-            return
+            return {}
         try:
             metrics = numbers_of(await self.sampling.scored(held))
         except Stopped:
-            return
+            return {}
         self.run.bus.publish(Evaluated(phase=self.run.phase, step=step, metrics=metrics))
+        return metrics

@@ -36,6 +36,7 @@ from truing.stage import (
     Spec,
     component_of,
 )
+from truing.until import Until
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -60,6 +61,9 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "when it is learned from; 0: sampling and learning take turns",
         ),
     ] = 0
+    until: Annotated[
+        list[Until], Meta(description="conditions on the phase's own metrics, the first of which ends it early")
+    ] = []
     keep: Annotated[int, Meta(ge=1, description="how many checkpoints to keep, the newest")] = 2
 
 
@@ -168,13 +172,20 @@ def read(text: str, name: str, plugins: Plugins, overrides: Sequence[str] = ()) 
 
 def plain(spec: AnySpec) -> dict[str, Any]:
     """A component as the table that would make it."""
-    options = {option.name: getattr(spec, option.name) for option in msgspec.structs.fields(type(spec))}
-    return {"use": spec.name, **{key: _plain_value(value) for key, value in options.items() if value is not None}}
+    return {"use": spec.name, **_plain_options(spec)}
+
+
+def _plain_options(options: msgspec.Struct) -> dict[str, Any]:
+    """What is set, as TOML has it: an option that is none is not written."""
+    values = {option.name: getattr(options, option.name) for option in msgspec.structs.fields(type(options))}
+    return {key: _plain_value(value) for key, value in values.items() if value is not None}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Spec):
         return plain(cast(AnySpec, value))
+    if isinstance(value, msgspec.Struct):
+        return _plain_options(value)
     if isinstance(value, list):
         return [_plain_value(each) for each in cast("list[Any]", value)]
     if isinstance(value, dict):
@@ -352,9 +363,7 @@ def _meaning(hint: Any) -> str:
 
 
 def _plain_phase(phase: Phase) -> dict[str, Any]:
-    loop = cast("dict[str, Any]", msgspec.to_builtins(phase.loop))
-    tables = {key: plain(spec) for key, spec in phase.parts()}
-    return {**tables, "loop": {key: value for key, value in loop.items() if value is not None}}
+    return {**{key: plain(spec) for key, spec in phase.parts()}, "loop": _plain_options(phase.loop)}
 
 
 def _place(problem: Problem) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from truing.plugins import Plugins, discover
 from truing.recipe import Loop
 from truing.registry import Option, doc, options, sample
 from truing.stage import KINDS, AnySpec
+from truing.until import Until
 
 PROTOCOLS: dict[str, Sequence[type[Any]]] = {
     "source": (stage.Source, stage.DataInfo),
@@ -55,6 +56,11 @@ def contract(kind: str) -> str:
 def loop() -> str:
     """The options of the loop table."""
     return table(options(Loop))
+
+
+def until() -> str:
+    """The options of a condition that ends a phase."""
+    return table(options(Until))
 
 
 def table(some: Iterable[Option]) -> str:

@@ -5,6 +5,7 @@ A line `<!-- told: WHAT ARGUMENT -->` in a page is replaced, before it is parsed
     components KIND   every built-in component of a kind
     contract KIND     what a stage of a kind must do
     loop              the options of [loop]
+    until             the options of a condition that ends a phase
     fields            the vocabulary of a batch
     events            every event with its members
     hooks             every hook with its signature
@@ -31,6 +32,7 @@ TELLERS: dict[str, Callable[..., str]] = {
     "components": catalogue.components,
     "contract": catalogue.contract,
     "loop": catalogue.loop,
+    "until": catalogue.until,
     "fields": tellings.fields,
     "events": tellings.events,
     "hooks": tellings.hooks,
