@@ -11,9 +11,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
+from statistics import fmean
 
 from truing.events import GroupDropped
-from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, SCORE_PARTS, SCORES, SCORES_STD, TOKENS, Batch
+from truing.fields import (
+    ANSWERS,
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    OPPONENT,
+    SCORE_PARTS,
+    SCORES,
+    SCORES_STD,
+    TOKENS,
+    Batch,
+)
 from truing.run import Run
 from truing.stage import AdvantageEstimator, Generator, Model, Scorer, Source
 
@@ -75,20 +89,19 @@ def prompts_of(batch: Batch) -> Batch:
 
 
 def numbers_of(wave: Batch) -> dict[str, float]:
-    """What a person wants to see of what was sampled."""
-    count = len(wave[COMPLETIONS])
-    found = {"sample/length": len(wave[TOKENS]) / count}
+    """What a person wants to see of what was sampled. What an opponent wrote does not count, but for the lengths."""
+    own = [not at for at in _numbers(wave[OPPONENT])] if OPPONENT in wave else [True] * len(wave[COMPLETIONS])
+    found = {"sample/length": len(wave[TOKENS]) / len(own)}
     if FINISH in wave:
-        found["sample/cut"] = wave[FINISH].count("length") / count
+        found["sample/cut"] = fmean(float(finish == "length") for finish in compress(wave[FINISH], own))
     if SCORES in wave:
-        scores = _numbers(wave[SCORES])
-        found["score"] = sum(scores) / count
-        found["score/deviation"] = (sum((score - found["score"]) ** 2 for score in scores) / count) ** 0.5
+        scores = list(compress(_numbers(wave[SCORES]), own))
+        found["score"] = fmean(scores)
+        found["score/deviation"] = fmean((score - found["score"]) ** 2 for score in scores) ** 0.5
     if SCORES_STD in wave:
-        found["score/disagreement"] = sum(_numbers(wave[SCORES_STD])) / count
-    for name in wave[SCORE_PARTS][0] if SCORE_PARTS in wave else ():
-        found[f"score/{name}"] = sum(parts[name] for parts in wave[SCORE_PARTS]) / count
-    return found
+        found["score/disagreement"] = fmean(compress(_numbers(wave[SCORES_STD]), own))
+    parts = list(compress(wave[SCORE_PARTS], own)) if SCORE_PARTS in wave else [{}]
+    return {**found, **{f"score/{name}": fmean(part[name] for part in parts) for name in parts[0]}}
 
 
 def _numbers(values: Iterable[object]) -> list[float]:

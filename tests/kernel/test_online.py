@@ -20,6 +20,7 @@ from truing.fields import (
     GROUP,
     IDS,
     LOGPROBS,
+    OPPONENT,
     PROMPTS,
     SCORES,
     TOKENS,
@@ -32,7 +33,7 @@ from truing.loop import Parts
 from truing.online import online
 from truing.recipe import Loop
 from truing.run import Run, Stop, Stopped
-from truing.sampling import prompts_of
+from truing.sampling import numbers_of, prompts_of
 from truing.stage import Encoded, Weights
 from truing.testing import (
     ToyLossSpec,
@@ -167,6 +168,12 @@ def test_what_was_sampled_is_told_with_every_step(tmp_path: Path) -> None:
     assert first["sample/length"] == 3
     assert first["sample/cut"] == 0.5
     assert first["speed/sample_seconds"] >= 0
+
+
+def test_what_an_opponent_scores_is_not_the_policys_score() -> None:
+    wave = Batch({COMPLETIONS: ["a", "b", "c"], TOKENS: [0] * 6, SCORES: [1.0, 2.0, 9.0], OPPONENT: [0, 0, 1]})
+    told = numbers_of(wave.put_all({FINISH: ["end", "length", "length"]}))
+    assert (told["score"], told["score/deviation"], told["sample/cut"], told["sample/length"]) == (1.5, 0.5, 0.5, 2.0)
 
 
 def test_groups_that_teach_nothing_are_dropped_and_a_wave_of_them_gives_its_ticket_back(tmp_path: Path) -> None:
