@@ -100,7 +100,7 @@ def numbers_of(wave: Batch) -> dict[str, float]:
         found["score/deviation"] = fmean((score - found["score"]) ** 2 for score in scores) ** 0.5
     if SCORES_STD in wave:
         found["score/disagreement"] = fmean(compress(_numbers(wave[SCORES_STD]), own))
-    parts = list(compress(wave[SCORE_PARTS], own)) if SCORE_PARTS in wave else [{}]
+    parts: list[dict[str, float]] = list(compress(wave[SCORE_PARTS], own)) if SCORE_PARTS in wave else [{}]
     return {**found, **{f"score/{name}": fmean(part[name] for part in parts) for name in parts[0]}}
 
 
