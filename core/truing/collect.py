@@ -94,12 +94,14 @@ def rows_of(batch: Batch) -> list[Row]:
     for key, values in batch.items():
         if key.into or key in (IDS, PROMPTS, COMPLETIONS) or key.dims not in of:
             continue
+        if key.dims == "step":
+            for row in rows:
+                row[key.name] = [[] for _ in row["completions"]]
         for value, at in zip(_plain(values), of[key.dims], strict=True):
             if key.dims == "group":
                 rows[at][key.name] = value
             elif key.dims == "step":
-                lists = rows[group[at]].setdefault(key.name, [[] for _ in rows[group[at]]["completions"]])
-                lists[place[at]].append(value)
+                rows[group[at]][key.name][place[at]].append(value)
             else:
                 rows[at].setdefault(key.name, []).append(value)
     return rows

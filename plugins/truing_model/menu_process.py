@@ -42,7 +42,6 @@ class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
     separator: Annotated[
         str | None,
         Meta(
-            min_length=1,
             description="what stands behind every step; when not given, that of a process reward model in `path`, "
             "else a line break",
         ),
@@ -56,6 +55,11 @@ class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
 
     def leaves(self, held_out: bool) -> Fields:
         return fields()
+
+    def problems(self) -> Iterable[Fault]:
+        yield from RewardModel.problems(self)
+        if self.separator == "":
+            yield Fault("separator", "nothing separates the steps, so none could be told from the next", "name it")
 
 
 class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
@@ -92,7 +96,8 @@ class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
         Literal["sampled", "anew"],
         Meta(
             description="sampled: the tokens as they were sampled, which needs the policy's vocabulary; anew: prompt "
-            "and steps are encoded as the model learned them, from the text, or from the steps that the source has"
+            "and steps are encoded as the model learned them, from the text, or from the steps that are there already, "
+            "whose labels stay beside the scores"
         ),
     ] = "sampled"
     dtype: Annotated[

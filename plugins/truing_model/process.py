@@ -38,7 +38,7 @@ from truing.stage import Loss
 from truing_model import menu_process as menu
 from truing_model.causal import CausalLm
 from truing_model.rewards import RewardModel
-from truing_model.steps import StepEncoder
+from truing_model.steps import StepEncoder, only_steps
 from truing_tensor.segments import owners
 from truing_tensor.steps import aggregated, is_complete, split_steps, step_ends
 
@@ -107,7 +107,9 @@ class ProcessScorer:
         asked = self._as_sampled(batch) if self._spec.tokens == "sampled" else self._anew(batch)
         scores = self._model.scores(asked.batch)[:, 0] if len(asked.seq) else torch.zeros(0)
         whole = aggregated(scores, asked.seq, len(batch[GROUP]), self._spec.aggregate, self._spec.empty)
-        # Steps that a source judges are other ones, and what it says of them would be taken for these.
+        if self._spec.tokens == "anew" and STEPS in batch and STEP_SEQ in batch:
+            return _beside_labels(batch, asked, scores).put(SCORES, whole)
+        # Steps that a source judges may be other ones, and what it says of them would be taken for these.
         kept = Batch({key: value for key, value in batch.items() if key.dims != "step"})
         found = {SCORES: whole, STEP_SEQ: asked.seq, STEP_INDEX: asked.index, STEP_SCORES: scores}
         return kept.put_all(found if asked.ends is None else {**found, STEP_END: asked.ends})
@@ -162,6 +164,15 @@ class ProcessScorer:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self._model.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def _beside_labels(batch: Batch, asked: Asked, scores: Tensor) -> Batch:
+    """The batch with STEP_SCORES of the steps that its source judges; those that have no score are left out."""
+    place = {step: at for at, step in enumerate(zip(asked.seq.tolist(), asked.index.tolist(), strict=True))}
+    judged = zip(batch[STEP_SEQ].tolist(), batch[STEP_INDEX].tolist(), strict=True)
+    found = [place.get(step, -1) for step in judged]
+    left = torch.tensor(found, dtype=torch.int64) >= 0
+    return only_steps(batch, left).put(STEP_SCORES, scores[[at for at in found if at >= 0]])
 
 
 def _end_tokens(model: ProcessRewardModel) -> set[int]:

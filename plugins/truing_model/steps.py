@@ -99,7 +99,7 @@ def _encoded(batch: Batch, left: Tensor, prompts: dict[int, list[int]], written:
     solutions = [solution for solution, taken in zip(written, left.tolist(), strict=True) if taken]
     counts = torch.tensor([len(solution.ends) for solution in solutions], dtype=torch.int64)
     fits = batch[STEP_INDEX] < counts[batch[STEP_SEQ]]
-    batch = batch.put_all({key: _only(value, fits) for key, value in batch.items() if key.dims == "step"})
+    batch = only_steps(batch, fits)
     groups = list(dict.fromkeys(batch[GROUP].tolist()))
     starts = [0, *accumulate(len(solution.tokens) for solution in solutions)]
     ends = [
@@ -111,7 +111,12 @@ def _encoded(batch: Batch, left: Tensor, prompts: dict[int, list[int]], written:
     return encoded.put(STEP_END, torch.tensor(ends, dtype=torch.int64))
 
 
-def _only(values: object, kept: Tensor) -> object:
-    if isinstance(values, Tensor):
-        return values[kept]
-    return [value for value, taken in zip(cast("list[object]", values), kept.tolist(), strict=True) if taken]
+def only_steps(batch: Batch, kept: Tensor) -> Batch:
+    """The batch with some of its judged steps alone: `kept` [step] says which."""
+
+    def picked(values: object) -> object:
+        if isinstance(values, Tensor):
+            return values[kept]
+        return [value for value, taken in zip(cast("list[object]", values), kept.tolist(), strict=True) if taken]
+
+    return batch.put_all({key: picked(value) for key, value in batch.items() if key.dims == "step"})

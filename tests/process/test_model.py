@@ -201,10 +201,29 @@ def test_the_score_of_a_completion_is_that_of_its_steps_together(exported: Path,
         assert anyio.run(scorer(exported, run, tokens=tokens).score, none)[SCORES].tolist() == [0.0]
 
 
-def test_what_a_source_said_of_its_own_steps_does_not_mix_with_the_scores_of_all(exported: Path, run: Run) -> None:
+def test_scores_stand_beside_the_labels_of_a_source(exported: Path, run: Run) -> None:
+    batch = batch_of(some())
+    found = anyio.run(scorer(exported, run, tokens="anew", aggregate="product").score, batch)
     model = built(exported, run)
-    batch = model.encode(batch_of(some())).batch
-    found = anyio.run(scorer(exported, run, tokens="anew").score, batch)
+    assert torch.equal(found[STEP_LABELS], batch[STEP_LABELS])
+    stepped = model.encode(batch).batch
+    torch.testing.assert_close(found[STEP_SCORES], scores(model, stepped), rtol=0, atol=1e-5)
+    # The score of a solution is that of all its steps, judged or not.
+    alone = solutions("two", "a long question", ["first", " second", "third."])
+    every = scores(model, model.encode(batch_of([alone])).batch)
+    torch.testing.assert_close(found[SCORES][2], every.sigmoid().prod(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_judged_step_that_is_too_long_to_be_scored_is_left_out_with_its_label(exported: Path, run: Run) -> None:
+    batch = batch_of([solutions("long", "q", ["one", "a much longer step than there is room for", "three"])])
+    found = anyio.run(scorer(exported, run, tokens="anew", max_tokens=10).score, batch)
+    assert found[STEP_INDEX].tolist() == [0]
+    assert len(found[STEP_LABELS]) == len(found[STEP_SCORES]) == 1
+
+
+def test_labels_of_steps_that_others_found_do_not_mix_with_scores_of_sampled_ones(exported: Path, run: Run) -> None:
+    model = built(exported, run)
+    found = anyio.run(scorer(exported, run).score, model.encode(batch_of(some())).batch)
     assert STEP_LABELS not in found
     assert len(found[STEP_SEQ]) == len(found[STEP_SCORES]) == 12
 
