@@ -185,6 +185,8 @@ class CausalLm:
         """Write a folder that transformers loads; with LoRA the merged model, and the adapter itself in `adapter/`."""
         self._keep_reference()
         model = self._bare().model
+        # Counted now: an adapter that is merged has no weights left.
+        trained = sum(value.numel() for value in trainable(self._bare()).values())
         if self.spec.lora_rank:
             model.save_pretrained(folder / "adapter")
             model = merged(model)
@@ -194,7 +196,7 @@ class CausalLm:
         return {
             "architecture": type(model).__name__,
             "parameters": sum(value.numel() for value in model.parameters()),
-            "trained": sum(value.numel() for value in trainable(self._bare()).values()),
+            "trained": trained,
             "precision": "bf16" if self.bf16 else "fp32",
             "layout": self.layout,
             "layers": "own" if self.own_layers else "transformers",
