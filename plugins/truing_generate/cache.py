@@ -32,6 +32,12 @@ class Prompt:
     keys: Side = field(default_factory=list[Tensor])
     values: Side = field(default_factory=list[Tensor])
 
+    def beginning(self, length: int) -> Prompt:
+        """The prompt that so many of its tokens are; the keys and values are the same ones."""
+        if length == self.length:
+            return self
+        return Prompt(length, [side[:, :length] for side in self.keys], [side[:, :length] for side in self.values])
+
 
 @dataclass(frozen=True)
 class Prefill:

@@ -86,22 +86,42 @@ class Voice:
 
     def prefill(self, texts: Sequence[list[int]]) -> Iterator[tuple[Prompt, Tensor]]:
         """Prompts through the model, several in one row, when they are needed; with each the logits [vocabulary] of the
-        token that follows."""
+        token that follows. One that begins or continues the one before it is computed with it."""
         start = 0
         while start < len(texts):
-            stop, used = start, 0
-            while stop < len(texts) and (stop == start or used + len(texts[stop]) <= _PREFILL):
-                used += len(texts[stop])
-                stop += 1
-            lengths = [len(text) for text in texts[start:stop]]
-            held = [Prompt(length) for length in lengths]
-            every, ends = (plan.to(self.device) for plan in prompt_plans(lengths))
-            tokens = torch.tensor([token for text in texts[start:stop] for token in text], device=self.device)
-            positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
+            rows = nested(texts[start:], _PREFILL)
+            longest = [max(row, key=len) for row in rows]
+            held = [Prompt(len(text)) for text in longest]
+            plans = prompt_plans([[len(text) for text in row] for row in rows])
+            every, ends = (plan.to(self.device) for plan in plans)
+            tokens = torch.tensor([token for text in longest for token in text], device=self.device)
+            positions = torch.cat([torch.arange(len(text)) for text in longest]).to(self.device)
             # Of the last layer only the ends are computed; its keys and values are kept all the same.
             hidden = self.decode(tokens, positions, Prefill(every, held), Prefill(ends, held))
-            yield from zip(held, self.logits(hidden), strict=True)
-            start = stop
+            begun = [whole.beginning(len(text)) for whole, row in zip(held, rows, strict=True) for text in row]
+            yield from zip(begun, self.logits(hidden), strict=True)
+            start += len(begun)
+
+
+def nested(texts: Sequence[list[int]], most: int) -> list[list[list[int]]]:
+    """The first of these texts, in their order, those together of which each begins or continues the one before it; so
+    many as have `most` tokens where what they share counts once, and one at least."""
+    rows: list[list[list[int]]] = []
+    used, longest = 0, list[int]()
+    for text in texts:
+        short = min(len(text), len(longest))
+        together = bool(rows) and text[:short] == longest[:short]
+        more = max(0, len(text) - len(longest)) if together else len(text)
+        if rows and used + more > most:
+            break
+        used += more
+        if together:
+            rows[-1].append(text)
+            longest = max(longest, text, key=len)
+        else:
+            rows.append([text])
+            longest = text
+    return rows
 
 
 @dataclass

@@ -167,19 +167,25 @@ def row_plan(groups: Lengths) -> RowPlan:
     return RowPlan(whole, Plan(predict, torch.cat(predictors), group, seq), completions)
 
 
-def prompt_plans(lengths: Sequence[int]) -> tuple[Plan, Plan]:
-    """Prompts alone in one row: the plan of every position, and that of the last token of each."""
+def prompt_plans(rows: Sequence[Sequence[int]]) -> tuple[Plan, Plan]:
+    """Prompts alone in one row: the plan of every position, and that of the last token of each prompt, in their order.
+
+    rows: the lengths of prompts that lie one upon the other, each the beginning of the longest of them.
+    """
     every: list[Block] = []
     ends: list[Block] = []
+    last: list[int] = []
     at = 0
-    for number, length in enumerate(lengths):
-        own = (at, at + length)
+    for lengths in rows:
+        own = (at, at + max(lengths))
         every += causal(own, own)
-        ends.append(Block((number, number + 1), (at, at), own, length - 1))
-        at += length
-    group = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        for length in lengths:
+            ends.append(Block((len(last), len(last) + 1), (at, at), (at, at + length), length - 1))
+            last.append(at + length - 1)
+        at = own[1]
+    group = torch.arange(len(rows)).repeat_interleave(torch.tensor([max(lengths) for lengths in rows]))
     seq = torch.full_like(group, -1)
-    return Plan(every, torch.arange(at), group, seq), Plan(ends, torch.tensor(lengths).cumsum(0) - 1, group, seq)
+    return Plan(every, torch.arange(at), group, seq), Plan(ends, torch.tensor(last), group, seq)
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
