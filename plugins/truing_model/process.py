@@ -75,12 +75,12 @@ class ProcessRewardModel(RewardModel):
 
 
 class Asked(NamedTuple):
-    """What a process reward model is asked. seq, index [step]: which completion, and which of its steps. ends [step]:
+    """What a process reward model is asked. seq, place [step]: which completion, and which of its steps. ends [step]:
     where the steps end among the tokens as they were sampled, None where they are encoded anew."""
 
     batch: Batch
     seq: Tensor
-    index: Tensor
+    place: Tensor
     ends: Tensor | None
 
 
@@ -111,7 +111,7 @@ class ProcessScorer:
             return _beside_labels(batch, asked, scores).put(SCORES, whole)
         # Steps that a source judges may be other ones, and what it says of them would be taken for these.
         kept = Batch({key: value for key, value in batch.items() if key.dims != "step"})
-        found = {SCORES: whole, STEP_SEQ: asked.seq, STEP_INDEX: asked.index, STEP_SCORES: scores}
+        found = {SCORES: whole, STEP_SEQ: asked.seq, STEP_INDEX: asked.place, STEP_SCORES: scores}
         return kept.put_all(found if asked.ends is None else {**found, STEP_END: asked.ends})
 
     def _as_sampled(self, batch: Batch) -> Asked:
@@ -168,7 +168,7 @@ class ProcessScorer:
 
 def _beside_labels(batch: Batch, asked: Asked, scores: Tensor) -> Batch:
     """The batch with STEP_SCORES of the steps that its source judges; those that have no score are left out."""
-    place = {step: at for at, step in enumerate(zip(asked.seq.tolist(), asked.index.tolist(), strict=True))}
+    place = {step: at for at, step in enumerate(zip(asked.seq.tolist(), asked.place.tolist(), strict=True))}
     judged = zip(batch[STEP_SEQ].tolist(), batch[STEP_INDEX].tolist(), strict=True)
     found = [place.get(step, -1) for step in judged]
     left = torch.tensor(found, dtype=torch.int64) >= 0

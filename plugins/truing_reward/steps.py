@@ -6,6 +6,8 @@ completion a step belongs to, in rising order, and GROUP [seq] how many completi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -62,7 +64,7 @@ def _first(which: Tensor, seq: Tensor, count: int) -> Tensor:
     return seq.new_full((count,), len(seq)).scatter_reduce(0, seq, places, "amin")
 
 
-def _share(name: str, hit: Tensor, among: Tensor, per: str) -> dict[str, Term]:
+def _share(name: str, hit: Tensor, among: Tensor, per: Literal["step", "seq"]) -> dict[str, Term]:
     """The share of `hit` among some entries: how many there are is known for the whole step alone."""
     among = among.to(hit)
     return {f"{name}|of": Term((hit * among).sum(), per), f"{name}|among": Term(among.sum(), per)}
