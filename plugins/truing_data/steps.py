@@ -209,7 +209,10 @@ def check_labels(groups: Sequence[Group], origin: str) -> None:
         raise UserError(Problem(origin, "no step in it is judged", "is this the right column?"))
     if len(labels) == 1:
         what = f"every step that is judged has the label {labels.pop():g}"
-        mend = "steps teach by their difference: is this the right column, and are rows of the other kind left out?"
+        mend = (
+            "steps teach by their difference. Is this the right column, are rows of the other kind left out? Of rollouts: "
+            "does the policy come out right now and then, and not always?"
+        )
         raise UserError(Problem(origin, what, mend))
 
 

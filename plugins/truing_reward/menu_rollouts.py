@@ -23,8 +23,8 @@ STEP_HIGH: Field[Tensor] = Field("step_high", "step", "float32")
 """Between these two lies, with 95 % confidence, the share that comes out right."""
 ROLLOUT_TOKENS: Field[Tensor] = Field("rollout_tokens", "group", "int64")
 """How many tokens the rollouts of a prompt have."""
-JUDGED = fields(STEPS, STEP_SEQ, STEP_INDEX, STEP_END, STEP_LABELS)
-COUNTED = fields(STEP_ROLLOUTS, STEP_SOLVED, STEP_LOW, STEP_HIGH, ROLLOUT_TOKENS)
+JUDGED = (STEPS, STEP_SEQ, STEP_INDEX, STEP_END, STEP_LABELS)
+COUNTED = (STEP_ROLLOUTS, STEP_SOLVED, STEP_LOW, STEP_HIGH, ROLLOUT_TOKENS)
 
 
 class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
 
     def provides(self) -> Fields:
         """What is written, its scores, and its steps with what is known of them."""
-        return self.generator.provides() | fields(SCORES) | JUDGED | COUNTED
+        return self.generator.provides() | fields(SCORES, *JUDGED, *COUNTED)
 
     def problems(self) -> Iterator[Fault]:
         """Labels that the search cannot make, and options of another kind of label."""
