@@ -210,8 +210,8 @@ def check_labels(groups: Sequence[Group], origin: str) -> None:
     if len(labels) == 1:
         what = f"every step that is judged has the label {labels.pop():g}"
         mend = (
-            "steps teach by their difference. Is this the right column, are rows of the other kind left out? Of rollouts: "
-            "does the policy come out right now and then, and not always?"
+            "steps teach by their difference: is this the right column, are rows of the other kind left out? "
+            "Of rollouts: does the policy come out right now and then, and not always?"
         )
         raise UserError(Problem(origin, what, mend))
 
