@@ -34,7 +34,7 @@ from truing.run import Run
 from truing.stage import Weights
 from truing_reward import menu_rollouts as menu
 from truing_reward.trials import Solution, Tally, Trials
-from truing_tensor.steps import split_steps, step_ends
+from truing_tensor.steps import is_complete, split_steps, step_ends
 
 _Z = 1.959963984540054
 """how many standard deviations 95 % of a normal distribution lie within"""
@@ -67,32 +67,39 @@ class StepRollouts:
         return self._labelled(written, solutions, trials.spent)
 
     def _solutions(self, batch: Batch) -> list[Solution]:
-        """The completions of a batch, split into steps; of the last one all is known."""
+        """The completions of a batch, split into steps; what the last one leads to is known.
+
+        One that was cut at the longest length has steps up to its last separator: what it broke off in is none.
+        """
         sizes = torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist()
         groups = batch[GROUP].tolist()
         found: list[Solution] = []
         for seq, (group, part) in enumerate(zip(groups, batch[TOKENS].split(sizes), strict=True)):
             tokens: list[int] = part.tolist()
+            finish = batch[FINISH][seq] if FINISH in batch else ""
             # The end token belongs to no step, and nothing goes on behind it.
-            whole = tokens[:-1] if FINISH in batch and batch[FINISH][seq] == "end" else tokens
+            whole = tokens[:-1] if finish == "end" else tokens
             ends = [end + 1 for end in step_ends(whole, self._text, self._spec.separator)]
+            cut = finish == "length"
+            if cut and ends and not is_complete(self._text(whole[([0, *ends])[-2] :]), self._spec.separator):
+                ends.pop()
             right = float(batch[SCORES][seq]) >= self._spec.right
-            solution = Solution(group, groups[:seq].count(group), whole, ends, right)
-            if ends:
-                solution.known[solution.last] = Tally(label=float(right), exact=True)
+            solution = Solution(group, groups[:seq].count(group), whole, ends, right, cut)
+            if ends and not cut:
+                solution.known[solution.open] = Tally(label=float(right), exact=True)
             found.append(solution)
         return found
 
     async def _try_all(self, trials: Trials, solutions: Sequence[Solution]) -> None:
-        """Try every step but the last; one after the other only where a budget may end it."""
-        longest = max((solution.last for solution in solutions), default=0)
+        """Try every step that something may follow; one after the other only where a budget may end it."""
+        longest = max((solution.open for solution in solutions), default=0)
         waves = [range(at, at + 1) for at in range(longest)] if self._spec.budget else [range(longest)]
         for wave in waves:
-            await trials.run([(it, step) for it in solutions for step in wave if step < it.last])
+            await trials.run([(it, step) for it in solutions for step in wave if step < it.open])
 
     async def _search(self, trials: Trials, solutions: Sequence[Solution]) -> None:
         """Look for the first step of each wrong solution from which nothing comes out right, halving what is left."""
-        left = {it: (0, it.last) for it in solutions if not it.right and it.ends}
+        left = {it: (0, it.open) for it in solutions if not it.right}
         while asked := [(it, (first + last) // 2) for it, (first, last) in left.items() if first < last]:
             await trials.run(asked)
             for solution, step in asked:
@@ -100,25 +107,24 @@ class StepRollouts:
                 if step in solution.known:
                     left[solution] = (step + 1, last) if solution.known[step].solved else (first, step)
         for solution in solutions:
-            if solution.ends:
-                solution.known = _follows(solution)
+            solution.known = _follows(solution)
 
     def _labelled(self, batch: Batch, solutions: Sequence[Solution], spent: Sequence[int]) -> Batch:
         """The batch with all that is known of its steps."""
         starts = [0, *torch.bincount(batch[SEQ], minlength=len(solutions)).cumsum(0).tolist()]
-        steps = [(seq, step, it.known[step]) for seq, it in enumerate(solutions) for step in sorted(it.known)]
-        ends = [
-            (starts[seq + 1] if step == solutions[seq].last else starts[seq] + solutions[seq].ends[step]) - 1
-            for seq, step, _ in steps
-        ]
-        shares = [interval(tally) for _, _, tally in steps]
+        steps = [(seq, it, step) for seq, it in enumerate(solutions) for step in sorted(it.known)]
+        tallies = [it.known[step] for _, it, step in steps]
+        shares = [interval(tally) for tally in tallies]
         found = {
             STEP_SEQ: [seq for seq, _, _ in steps],
-            STEP_INDEX: [step for _, step, _ in steps],
-            STEP_END: ends,
-            STEP_LABELS: [label_of(tally, self._spec.label, self._spec.prior) for _, _, tally in steps],
-            menu.STEP_ROLLOUTS: [tally.tried for _, _, tally in steps],
-            menu.STEP_SOLVED: [tally.solved for _, _, tally in steps],
+            STEP_INDEX: [step for _, _, step in steps],
+            # The last step of a solution that is over ends with its last token, the end token.
+            STEP_END: [
+                (starts[seq] + it.ends[step] if step < it.open else starts[seq + 1]) - 1 for seq, it, step in steps
+            ],
+            STEP_LABELS: [label_of(tally, self._spec.label, self._spec.prior) for tally in tallies],
+            menu.STEP_ROLLOUTS: [tally.tried for tally in tallies],
+            menu.STEP_SOLVED: [tally.solved for tally in tallies],
             menu.STEP_LOW: [low for low, _ in shares],
             menu.STEP_HIGH: [high for _, high in shares],
             menu.ROLLOUT_TOKENS: spent,
@@ -168,8 +174,8 @@ def _follows(solution: Solution) -> dict[int, Tally]:
     if solution.right:
         return {step: known.get(step, Tally(label=1.0)) for step in range(len(solution.ends))}
     good = 1 + max((step for step, tally in known.items() if tally.solved), default=-1)
-    bad = min(step for step, tally in known.items() if not tally.solved)
-    return {step: known.get(step, Tally(label=1.0)) for step in range(good)} | {bad: known[bad]}
+    bad = sorted(step for step, tally in known.items() if not tally.solved)[:1]
+    return {step: known.get(step, Tally(label=1.0)) for step in range(good)} | {step: known[step] for step in bad}
 
 
 def _tokenizer(origin: str) -> Any:

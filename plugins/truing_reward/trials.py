@@ -44,18 +44,20 @@ class Tally:
 @dataclass(eq=False)
 class Solution:
     """A solution and what is known of its steps. place: its number among those of its prompt. ends: how many of its
-    tokens each of its steps ends with."""
+    tokens each of its steps ends with. cut: it is not over, so it is not known what its last step leads to."""
 
     group: int
     place: int
     tokens: list[int]
     ends: list[int]
     right: bool
+    cut: bool
     known: dict[int, Tally] = field(default_factory=dict[int, Tally])
 
     @property
-    def last(self) -> int:
-        return len(self.ends) - 1
+    def open(self) -> int:
+        """How many of its steps, from the first on, something may follow."""
+        return len(self.ends) if self.cut else max(0, len(self.ends) - 1)
 
 
 Asked = Sequence[tuple[Solution, int]]

@@ -139,11 +139,20 @@ def test_rollouts_go_on_from_the_tokens_of_prompt_and_solution(bytes_folder: Pat
 
 
 def test_steps_end_among_the_tokens_of_their_solution(bytes_folder: Path) -> None:
-    batch, _ = judged(bytes_folder, Writer(samples=1, begins=["g\ngg\ng"], cuts=True))
-    assert batch[STEP_END].tolist() == [1, 4, 5]
-    ended, _ = judged(bytes_folder, Writer(samples=1, begins=["g\ngg\ng"]))
-    assert ended[STEP_END].tolist() == [1, 4, 6]
-    assert len(ended[TOKENS]) == 7
+    batch, _ = judged(bytes_folder, Writer(samples=2, begins=["g\ngg\ng", "g"]))
+    assert batch[STEP_END].tolist() == [1, 4, 6, 8]
+    assert len(batch[TOKENS]) == 9
+
+
+def test_what_a_solution_was_cut_in_is_no_step_and_the_one_before_it_is_tried(bytes_folder: Path) -> None:
+    writer = Writer(samples=3, begins=["g\ngg\nx", "x\n", "g"], cuts=True, good=1.0)
+    for options in ({}, {"label": "hard", "search": "binary"}):
+        batch, _ = judged(bytes_folder, writer, rollouts=3, **options)
+        assert batch[STEPS] == [["g", "gg"], ["x"], []]
+        assert batch[STEP_END].tolist() == [1, 4, 7]
+        assert labels(batch) == [{0: 1.0, 1: 1.0}, {0: 0.0}, {}]
+        # Halving tries the second step alone: where it can come out right, so could the first.
+        assert batch[STEP_ROLLOUTS].tolist() == ([3, 3, 3] if not options else [0, 3, 3])
 
 
 def test_the_same_seed_draws_the_same_labels_whatever_else_is_asked(bytes_folder: Path) -> None:
