@@ -31,10 +31,10 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
     """Solutions whose steps are judged by rollouts: from the end of a step the solution is finished several times, and
     the step is as good as often that comes out right (Math-Shepherd, arXiv:2312.08935).
 
-    The last step of a solution is right if the solution is; of one that was cut at its longest length, what it broke off
-    in is no step. Measured is whether the policy gets there from a step, not whether the step is correct: a policy mends
-    wrong steps, and fails behind right ones (arXiv:2501.07301). How often it was tried, how often it came out right, and
-    how sure that makes the share, is written beside each label.
+    The last step of a solution is right if the solution is; of one that was cut at its longest length, what it broke
+    off in is no step. Measured is whether the policy gets there from a step, not whether the step is correct: a policy
+    mends wrong steps, and fails behind right ones (arXiv:2501.07301). How often it was tried, how often it came out
+    right, and how sure that makes the share, is written beside each label.
     """
 
     name: ClassVar[str] = "step-rollouts"
