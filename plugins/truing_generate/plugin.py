@@ -84,9 +84,10 @@ class SamplingSpec(CompletionsSpec, frozen=True, kw_only=True):
 class Engine(SamplingSpec, frozen=True, kw_only=True):
     """Samples in this process, from a copy of the model that learns.
 
-    A prompt is computed once, and all its completions attend to its keys and values. A completion that ends gives its
-    seat to the next. Each is drawn from a seed of its own: the run's seed, the prompt's id, the version of the weights
-    and the number of the sample. Log-probabilities are kept under the model and under the sampling distribution.
+    A prompt is computed once, and all its completions attend to its keys and values; so is what prompts that follow
+    each other begin with alike. A completion that ends gives its seat to the next. Each is drawn from a seed of its
+    own: the run's seed, the prompt's id, the version of the weights and the number of the sample. Log-probabilities are
+    kept under the model and under the sampling distribution.
 
     With `opponents`, a prompt gets completions of an opponent, too: of the reference, or of its geometric mixture with
     the policy, token by token (arXiv:2312.00886). They are the last samples of their prompt, and are marked.
