@@ -35,7 +35,7 @@ HELD = min(200 if GPU else 100, LEARNED // 2)
 
 LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo")
 HELD_TO_A_REFERENCE = ("dpo", "ipo", "kto")
-"""whose margin begins at 0; the others begin with what the untouched model thinks, and a likelihood term may draw it in"""
+"""whose margin begins at 0; of others a likelihood term may draw in what the untouched model begins with"""
 LABELS = "pairs_to_labels = true\nmismatched = true"
 
 
