@@ -142,5 +142,5 @@ def shares(most: int, waiting: Sequence[int]) -> tuple[int, int]:
     own, others = waiting
     if own + others <= most:
         return own, others
-    second = max(1, round(most * others / (own + others))) if others else 0
+    second = min(max(1, round(most * others / (own + others))), max(1, most - 1)) if others else 0
     return max(1, most - second), second

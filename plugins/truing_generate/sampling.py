@@ -98,7 +98,15 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
     found = run * _RUN + _passed(inside.cumsum(1), target - before)
     # Rounding can point behind the last choice that has a chance, or at one that has none.
     missed = (found >= count) | (_at(chances, found.clamp(max=count - 1)) == 0)
-    return torch.where(missed, chances.argmax(1), found) if bool(missed.any()) else found
+    return torch.where(missed, _nearest(chances, found), found) if bool(missed.any()) else found
+
+
+def _nearest(chances: Tensor, found: Tensor) -> Tensor:
+    """The last choice [seq] up to `found` [seq] that has a chance, the first that has one if none comes before."""
+    places = torch.arange(chances.shape[1], device=chances.device)
+    possible = chances > 0
+    before = places.where(possible & (places <= found[:, None]), -1).amax(1)
+    return before.where(before >= 0, possible.int().argmax(1))
 
 
 def _passed(sums: Tensor, target: Tensor) -> Tensor:

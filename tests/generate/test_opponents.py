@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from msgspec.structs import replace as with_options
 from tests.model.conftest import FAMILIES, pairs, write_family
 from torch import Tensor
@@ -210,6 +210,7 @@ def test_a_reference_with_another_number_of_logits_is_refused(folder_of: Any, tm
 
 
 @given(st.integers(1, 300), st.integers(1, 500), st.integers(0, 500))
+@example(2, 1, 3)
 def test_seats_are_shared_by_how_many_want_one(most: int, own: int, others: int) -> None:
     found = shares(most, [own, others])
     assert 1 <= found[0] <= own
