@@ -39,7 +39,7 @@ from truing_generate.plugin import Engine
 from truing_model.plugin import AdamW, CausalLm, RewardModel
 from truing_policy.plugin import GroupRelative, Grpo, Sft
 from truing_preference.plugin import Dpo, Kto
-from truing_reward.plugin import BradleyTerry
+from truing_reward.menu_losses import BradleyTerry
 from truing_tensor.groups import batch_of
 
 LOSSES: dict[str, Any] = {

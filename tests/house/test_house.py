@@ -288,3 +288,12 @@ def test_lines_of_code_are_counted_without_what_is_written_for_people(tmp_path: 
     path = tmp_path / "some.py"
     path.write_text('"""Doc\n\nmore."""\n\n# why\nx = [\n    1,\n]\n\n\ndef f():\n    """Doc."""\n    return x\n')
     assert statements(path) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bench").glob("*.py")), ids=name_of)
+def test_what_is_run_by_hand_is_still_there_to_run(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    asked = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
