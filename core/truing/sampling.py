@@ -70,7 +70,7 @@ class Sampling:
             wave = await self.run.on_device(self.stages.advantage.estimate, wave)
         seconds = time.perf_counter() - began
         for lost in dict.fromkeys(prompts[IDS]).keys() - set(wave[IDS]):
-            reason = "its completions teach nothing: they scored alike"
+            reason = "its completions teach nothing: they are alike, or scored alike"
             self.run.bus.publish(GroupDropped(phase=self.run.phase, id=lost, reason=reason))
         return wave, {**numbers_of(wave), "speed/sample_seconds": seconds} if wave[IDS] else {}
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 from truing.fields import (
     ADVANTAGES,
     CHOSEN,
+    COMPLETIONS,
     GROUP,
     IDS,
     LOGPROBS,
@@ -29,8 +30,8 @@ class BestAgainstWorst(AdvantageSpec, frozen=True, kw_only=True):
     """One pair a group, its best-scored completion against its worst, so that any loss on pairs learns from what the
     model writes: online DPO (arXiv:2402.04792) with a scorer in the annotator's place.
 
-    A group whose best is not better than its worst by more than `least` teaches nothing and is dropped. With `across`
-    one of the two is the policy's and one the opponent's, whichever are further apart.
+    A group whose best is not better than its worst by more than `least`, or says the same, teaches nothing and is
+    dropped. With `across` one of the two is the policy's and one the opponent's, whichever are further apart.
     """
 
     name: ClassVar[str] = "best-against-worst"
@@ -44,7 +45,7 @@ class BestAgainstWorst(AdvantageSpec, frozen=True, kw_only=True):
 
     def requires(self) -> Fields:
         """Scored completions, and who wrote them if that matters."""
-        needs = fields(IDS, SCORES, GROUP)
+        needs = fields(IDS, COMPLETIONS, SCORES, GROUP)
         return needs | fields(OPPONENT) if self.across else needs
 
     def provides(self) -> Fields:

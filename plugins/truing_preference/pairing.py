@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from truing.fields import CHOSEN, GROUP, IDS, OPPONENT, REJECTED, SCORES, Batch
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, OPPONENT, REJECTED, SCORES, Batch
 from truing.run import Run
 from truing_preference import menu_online
 from truing_tensor.groups import take
@@ -21,11 +21,12 @@ class BestAgainstWorst:
         self._across = spec.across
 
     def estimate(self, batch: Batch) -> Batch:
-        """The batch with CHOSEN and REJECTED [pair], one pair a group; groups whose scores lie too close are left out.
+        """The batch with CHOSEN and REJECTED [pair], one pair a group. Left out are groups whose scores lie too close,
+        and those whose best and worst say the same, whatever a scorer that wavers made of them.
 
         Of completions that score alike the first counts.
         """
-        group, scores = batch[GROUP], batch[SCORES]
+        group, scores, said = batch[GROUP], batch[SCORES], batch[COMPLETIONS]
         pairs: dict[int, tuple[int, int]] = {}
         for number in range(len(batch[IDS])):
             mine = torch.nonzero(group == number).flatten()
@@ -34,6 +35,7 @@ class BestAgainstWorst:
                 for better, worse in self._sides(batch, mine)
                 if len(better) and len(worse)
             ]
+            found = [(best, worst) for best, worst in found if said[best] != said[worst]]
             leads = [float(scores[best] - scores[worst]) for best, worst in found]
             if leads and max(leads) > self._least:
                 pairs[number] = found[leads.index(max(leads))]

@@ -8,16 +8,17 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from truing.bus import Bus
-from truing.fields import CHOSEN, GROUP, IDS, REJECTED, SCORES, Batch
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, REJECTED, SCORES, Batch
 from truing.run import Run
 from truing.testing import check_spec
 from truing_preference.plugin import BestAgainstWorst
 
 
-def paired(scores: list[list[float]], least: float = 0.0) -> Batch:
+def paired(scores: list[list[float]], least: float = 0.0, said: list[str] | None = None) -> Batch:
     group = torch.tensor([at for at, some in enumerate(scores) for _ in some], dtype=torch.int64)
     flat = torch.tensor([score for some in scores for score in some])
-    batch = Batch({IDS: [f"g{at}" for at in range(len(scores))], GROUP: group, SCORES: flat})
+    texts = said or [f"answer {at}" for at in range(len(flat))]
+    batch = Batch({IDS: [f"g{at}" for at in range(len(scores))], GROUP: group, SCORES: flat, COMPLETIONS: texts})
     return BestAgainstWorst(least=least).build(Run("test", Path(), 0, Bus())).estimate(batch)
 
 
@@ -32,6 +33,11 @@ def test_a_group_whose_completions_score_alike_is_left_out_and_the_rest_is_count
     assert batch[IDS] == ["g1"]
     assert (batch[CHOSEN].tolist(), batch[REJECTED].tolist()) == ([1], [0])
     assert paired([[1.0, 1.0]])[IDS] == []
+
+
+def test_a_group_whose_best_and_worst_say_the_same_is_left_out() -> None:
+    said = ["four", "4", "four", "4", "5", "4"]
+    assert paired([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5]], said=said)[IDS] == ["g1"]
 
 
 def test_a_difference_must_be_larger_than_the_least() -> None:
