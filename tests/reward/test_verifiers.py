@@ -29,7 +29,7 @@ from truing_reward.verifiers import reading
 from truing_reward.verifiers.sandbox import Sandbox
 
 GIVEN: dict[str, dict[str, Any]] = {"regex": {"pattern": "a"}, "json-schema": {"schema": {"type": "object"}}}
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.mark.parametrize("spec", VERIFIERS, ids=lambda spec: spec.name)
