@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -42,6 +42,23 @@ class Stop:
 
 class Stopped(Exception):
     """Raised inside a stage that saw the request to stop and let its half-done work go."""
+
+
+async def gathered(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What several pieces of work come to that are done side by side, in their order. Raises what one of them raised,
+    the others cancelled."""
+    done: dict[int, T] = {}
+
+    async def do(at: int) -> None:
+        done[at] = await works[at]()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for at in range(len(works)):
+                tasks.start_soon(do, at)
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from None
+    return [done[at] for at in range(len(works))]
 
 
 class DeviceThread:

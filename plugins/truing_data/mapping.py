@@ -27,6 +27,7 @@ from truing.fields import (
     fields,
 )
 from truing.stage import Fault, SourceSpec
+from truing_data.handing_out import Bootstrap, Shuffle
 from truing_data.judged import unjudged
 
 Value = str | int | float | bool
@@ -212,16 +213,8 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     limit: Annotated[
         int | None, Meta(description="how many rows to use, after `where` and `skip`; all when not given")
     ] = None
-    bootstrap: Annotated[
-        int | None,
-        Meta(
-            description="seed of a bootstrap sample: as many groups, drawn with replacement, so that members of an "
-            "ensemble differ; all groups once when not given"
-        ),
-    ] = None
-    shuffle: Annotated[
-        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
-    ] = True
+    bootstrap: Bootstrap = None
+    shuffle: Shuffle = True
     metadata: Annotated[
         list[str],
         Meta(description="columns that travel with a prompt: categories of its scores, or what a scorer reads"),

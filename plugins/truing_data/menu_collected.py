@@ -29,6 +29,7 @@ from truing.fields import (
     fields,
 )
 from truing.stage import Fault, SourceSpec
+from truing_data.handing_out import Bootstrap, Shuffle
 
 _FORMS: Mapping[str, Fields] = {
     "pairs": fields(CHOSEN, REJECTED),
@@ -83,16 +84,8 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
     ] = False
     skip: Annotated[int, Meta(ge=0, description="groups left out at the start, those kept for a holdout")] = 0
     limit: Annotated[int | None, Meta(description="how many groups to use, after `skip`; all when not given")] = None
-    bootstrap: Annotated[
-        int | None,
-        Meta(
-            description="seed of a bootstrap sample: as many groups, drawn with replacement, so that members of an "
-            "ensemble differ; all groups once when not given"
-        ),
-    ] = None
-    shuffle: Annotated[
-        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
-    ] = True
+    bootstrap: Bootstrap = None
+    shuffle: Shuffle = True
 
     def provides(self) -> Fields:
         """Groups in the form asked for."""

@@ -21,6 +21,7 @@ from truing.fields import (
     fields,
 )
 from truing.stage import Fault, SourceSpec
+from truing_data.handing_out import Shuffle
 from truing_data.mapping import Value
 from truing_data.on_disk import missing_files
 
@@ -105,9 +106,7 @@ class StepFile(SourceSpec, frozen=True, kw_only=True):
     ] = None
     skip: Annotated[int, Meta(ge=0, description="rows left out at the start, after `where`")] = 0
     limit: Annotated[int | None, Meta(description="how many rows to use; all when not given")] = None
-    shuffle: Annotated[
-        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
-    ] = True
+    shuffle: Shuffle = True
     on_bad: Annotated[
         Literal["fail", "skip"],
         Meta(description="what to do about unusable rows: refuse the data, or leave them out and count them"),

@@ -34,6 +34,7 @@ from truing.fields import (
 )
 from truing.plugins import Command, hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
+from truing_data.handing_out import Bootstrap, Shuffle
 from truing_data.mapping import MappedSource
 from truing_data.menu_collected import Collected
 from truing_data.menu_steps import StepFile
@@ -162,16 +163,8 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
     chat: Annotated[
         bool, Meta(description="a user and an assistant message; false: plain text, the question on a line of its own")
     ] = True
-    bootstrap: Annotated[
-        int | None,
-        Meta(
-            description="seed of a bootstrap sample: as many groups, drawn with replacement, so that members of an "
-            "ensemble differ; all groups once when not given"
-        ),
-    ] = None
-    shuffle: Annotated[
-        bool, Meta(description="a new order every epoch, which depends on the run's seed and the epoch alone")
-    ] = True
+    bootstrap: Bootstrap = None
+    shuffle: Shuffle = True
 
     def provides(self) -> Fields:
         """Demonstrations, pairs, labels or rankings, and what each question was made of."""

@@ -24,7 +24,7 @@ from truing.fields import (
 )
 from truing.stage import Fault, ScorerSpec
 from truing_model import paths
-from truing_model.plugin import ENCODED, RewardModel
+from truing_model.plugin import ENCODED, Arithmetic, Device, RewardModel
 
 
 class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
@@ -100,13 +100,8 @@ class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
             "whose labels stay beside the scores"
         ),
     ] = "sampled"
-    dtype: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Meta(description="arithmetic; auto: bf16 where this machine is measured to be faster at it"),
-    ] = "auto"
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
-    ] = "auto"
+    dtype: Arithmetic = "auto"
+    device: Device = "auto"
     max_tokens: Annotated[
         int, Meta(ge=2, description="anew: longest prompt plus completion; whole steps behind it have no score")
     ] = 4096

@@ -35,21 +35,19 @@ from truing_model import paths
 
 ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
 """What every model adds to text."""
+Arithmetic = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")]
 _BESIDE = "that learned beside a [holdout] of comparisons"
 
 
 class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
     """The options of every causal language model, wherever its weights come from."""
 
-    dtype: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Meta(
-            description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"
-        ),
-    ] = "auto"
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
-    ] = "auto"
+    dtype: Arithmetic = "auto"
+    device: Device = "auto"
     max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
     overlong: Annotated[
         Literal["drop", "truncate"],
@@ -220,13 +218,8 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             'difference is the probability that the one is better. "raw": as it is'
         ),
     ] = "raw"
-    dtype: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Meta(description="arithmetic; auto: bf16 where this machine is measured to be faster at it"),
-    ] = "auto"
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")
-    ] = "auto"
+    dtype: Arithmetic = "auto"
+    device: Device = "auto"
 
     def requires(self) -> Fields:
         return ENCODED | fields(IDS, GROUP)

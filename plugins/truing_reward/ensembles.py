@@ -9,17 +9,17 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
-import anyio
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from truing.errors import RunFailed, first_cause
+from truing.errors import RunFailed
 from truing.fields import CHOSEN, GROUP, IDS, MARGIN, MEMBER_SCORES, REJECTED, SCORES, SCORES_STD, SOFT, Batch
-from truing.run import Run
+from truing.run import Run, gathered
 from truing.stage import LossValue, Scorer, Term
 from truing_reward import menu_ensembles
 from truing_reward.reports import half_right, of_pairs
@@ -49,19 +49,9 @@ class Ensemble:
 
 async def asked(members: Sequence[Scorer], batch: Batch) -> Tensor:
     """What each of several scorers says [seq, member], all asked at once; one that has members counts as those."""
-    said: dict[int, Tensor] = {}
-
-    async def ask(at: int) -> None:
-        found = await members[at].score(batch)
-        said[at] = found[MEMBER_SCORES] if MEMBER_SCORES in found else found[SCORES][:, None]
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for at in range(len(members)):
-                tasks.start_soon(ask, at)
-    except BaseExceptionGroup as group:
-        raise first_cause(group) from None
-    return torch.cat([said[at].float() for at in range(len(members))], 1)
+    answers = await gathered([partial(member.score, batch) for member in members])
+    said = [found[MEMBER_SCORES] if MEMBER_SCORES in found else found[SCORES][:, None] for found in answers]
+    return torch.cat([part.float() for part in said], 1)
 
 
 def combined(scores: Tensor, objective: Objective, penalty: float | None, ddof: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from truing.fields import (
     fields,
 )
 from truing.stage import AnySpec, Fault, LossSpec, ScorerSpec
+from truing_reward.menu_losses import LabelSmoothing, Margin, Soft
 
 _PENALISED = {
     "uwo": "the paper takes 0.1 for reinforcement learning and 0.5 for best-of-n",
@@ -106,15 +107,9 @@ class BradleyTerryEnsemble(LossSpec, frozen=True, kw_only=True):
         bool, Meta(description="each member learns from its own sample; false: all from everything")
     ] = True
     seed: Annotated[int, Meta(description="seed of the samples; independent of the run's")] = 0
-    label_smoothing: Annotated[
-        float, Meta(ge=0, lt=0.5, description="probability that a label is flipped; 0: labels are right")
-    ] = 0.0
-    soft: Annotated[
-        bool, Meta(description="learn the `soft` column of the pairs, the probability that the chosen one is better")
-    ] = False
-    margin: Annotated[
-        bool, Meta(description="the better answer must win by the pair's margin (arXiv:2307.09288, eq. 2)")
-    ] = False
+    label_smoothing: LabelSmoothing = 0.0
+    soft: Soft = False
+    margin: Margin = False
 
     def requires(self) -> Fields:
         """Pairs, scored by each member, and what the options look at beside them."""

@@ -28,6 +28,13 @@ from truing.fields import (
 )
 from truing.stage import AnySpec, Fault, LossSpec
 
+LabelSmoothing = Annotated[
+    float, Meta(ge=0, lt=0.5, description="probability that a label is flipped; 0: labels are right")
+]
+Soft = Annotated[
+    bool, Meta(description="learn the `soft` column of the pairs, the probability that the chosen one is better")
+]
+Margin = Annotated[bool, Meta(description="the better answer must win by the pair's margin (arXiv:2307.09288, eq. 2)")]
 Center = Annotated[
     float,
     Meta(
@@ -68,15 +75,9 @@ class BradleyTerry(PairReward, frozen=True, kw_only=True):
     name: ClassVar[str] = "bradley-terry"
     target: ClassVar[str] = "truing_reward.losses:bradley_terry"
 
-    label_smoothing: Annotated[
-        float, Meta(ge=0, lt=0.5, description="probability that a label is flipped; 0: labels are right")
-    ] = 0.0
-    soft: Annotated[
-        bool, Meta(description="learn the `soft` column of the pairs, the probability that the chosen one is better")
-    ] = False
-    margin: Annotated[
-        bool, Meta(description="the better answer must win by the pair's margin (arXiv:2307.09288, eq. 2)")
-    ] = False
+    label_smoothing: LabelSmoothing = 0.0
+    soft: Soft = False
+    margin: Margin = False
 
     def requires(self) -> Fields:
         """Pairs, and what the options look at beside them."""

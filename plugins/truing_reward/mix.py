@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
-import anyio
 import torch
-from torch import Tensor
 
-from truing.errors import first_cause
 from truing.fields import SCORE_PARTS, SCORES, Batch
-from truing.run import Run
+from truing.run import Run, gathered
 from truing_reward import menu_mix
 
 
@@ -23,18 +21,9 @@ class Mix:
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES [seq], and SCORE_PARTS [seq]: what each scorer said. Raises what any of them raises."""
-        said: dict[str, Tensor] = {}
-
-        async def ask(name: str) -> None:
-            said[name] = (await self._scorers[name].score(batch))[SCORES].float()
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for name in self._scorers:
-                    tasks.start_soon(ask, name)
-        except BaseExceptionGroup as group:
-            raise first_cause(group) from None
-        whole = torch.stack([self._weights[name] * said[name] for name in self._scorers]).sum(0)
-        rows = zip(*(said[name].tolist() for name in self._scorers), strict=True)
+        answers = await gathered([partial(scorer.score, batch) for scorer in self._scorers.values()])
+        said = [answer[SCORES].float() for answer in answers]
+        whole = torch.stack([self._weights[name] * part for name, part in zip(self._scorers, said, strict=True)]).sum(0)
+        rows = zip(*(part.tolist() for part in said), strict=True)
         parts = [dict(zip(self._scorers, cast("tuple[float, ...]", row), strict=True)) for row in rows]
         return batch.put_all({SCORES: whole, SCORE_PARTS: parts})

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tests.model.conftest import write_family
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from truing.bus import Bus
 from truing.events import Event, Notice
 from truing.fields import IDS, PROMPT_GROUP, PROMPT_TOKENS, PROMPTS, Batch
 from truing.run import Run
+from truing_generate import cache
 
 from .fake import FakeServer
 
@@ -77,3 +79,29 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+Watched = tuple[list[int], list[int]]
+"""How many prompt tokens each pass of prompts had, and how many seats each step of completions."""
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """What goes through the models from now on."""
+    prefilled: list[int] = []
+    steps: list[int] = []
+    prefill, decode = cache.Prefill.__call__, cache.Decode.__call__
+
+    def watch_prefill(self: Any, layer: int, *sides: Any) -> Tensor:
+        if layer == 0:
+            prefilled.append(sum(prompt.length for prompt in self.prompts))
+        return prefill(self, layer, *sides)
+
+    def watch_decode(self: Any, layer: int, *sides: Any) -> Tensor:
+        if layer == 0:
+            steps.append(sum(len(range(*m.indices(99))) if isinstance(m, slice) else len(m) for _, m in self.prompts))
+        return decode(self, layer, *sides)
+
+    monkeypatch.setattr(cache.Prefill, "__call__", watch_prefill)
+    monkeypatch.setattr(cache.Decode, "__call__", watch_decode)
+    return prefilled, steps

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from tests.model.conftest import FAMILIES
-from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from truing.errors import RunFailed, UserError
@@ -26,9 +25,9 @@ from truing.fields import (
     VERSION,
 )
 from truing.run import Stopped
-from truing_generate import cache
 from truing_generate.plugin import Engine
 
+from .conftest import Watched
 from .samplers import FromFolder, asked, by_completion, generated, prompt_of, run_in
 
 END = 256
@@ -116,24 +115,9 @@ def test_a_stop_string_ends_a_completion_keeps_its_tokens_and_is_cut_from_its_te
 
 
 def test_a_prompt_is_computed_once_and_a_free_seat_is_taken_at_once(
-    folder_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder_of: Any, tmp_path: Path, watched: Watched
 ) -> None:
-    prefilled: list[int] = []
-    steps: list[int] = []
-    prefill, decode = cache.Prefill.__call__, cache.Decode.__call__
-
-    def watch_prefill(self: Any, layer: int, *sides: Any) -> Tensor:
-        if layer == 0:
-            prefilled.append(sum(prompt.length for prompt in self.prompts))
-        return prefill(self, layer, *sides)
-
-    def watch_decode(self: Any, layer: int, *sides: Any) -> Tensor:
-        if layer == 0:
-            steps.append(sum(len(range(*m.indices(99))) if isinstance(m, slice) else len(m) for _, m in self.prompts))
-        return decode(self, layer, *sides)
-
-    monkeypatch.setattr(cache.Prefill, "__call__", watch_prefill)
-    monkeypatch.setattr(cache.Decode, "__call__", watch_decode)
+    prefilled, steps = watched
     batch = generated(
         folder_of("llama"), run_in(tmp_path), asked("one", "another"), samples=20, seats=5, max_new_tokens=30
     )

@@ -13,7 +13,6 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from msgspec.structs import replace as with_options
 from tests.model.conftest import FAMILIES, pairs, write_family
-from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from truing.bus import Bus
@@ -35,7 +34,6 @@ from truing.plugins import discover
 from truing.recipe import load
 from truing.run import Run
 from truing.stage import Encoded
-from truing_generate import cache
 from truing_generate.engine import shares
 from truing_generate.plugin import Engine, Scripted
 from truing_generate.sampling import draw
@@ -44,7 +42,7 @@ from truing_model.plugin import AdamW, CausalLm
 from truing_preference.plugin import Dpo
 from truing_tensor.groups import batch_of
 
-from .conftest import Told, asked as asked_letters
+from .conftest import Told, Watched, asked as asked_letters
 from .samplers import FromFolder, asked, by_completion, engine_of, generated, prompt_of, run_in
 
 TEXTS = ("one", "another prompt", "x")
@@ -139,24 +137,9 @@ def test_a_sample_is_the_same_whatever_sits_beside_it(
 
 @pytest.mark.parametrize(("mixture", "voices", "heard"), [(0.0, 1, 1), (0.4, 2, 2), (1.0, 2, 1)])
 def test_a_prompt_is_computed_once_by_each_model_and_nobody_sits_where_he_does_not_listen(
-    mixture: float, voices: int, heard: int, folder_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixture: float, voices: int, heard: int, folder_of: Any, tmp_path: Path, watched: Watched
 ) -> None:
-    prefilled: list[int] = []
-    steps: list[int] = []
-    prefill, decode = cache.Prefill.__call__, cache.Decode.__call__
-
-    def watch_prefill(self: Any, layer: int, *sides: Any) -> Tensor:
-        if layer == 0:
-            prefilled.append(sum(prompt.length for prompt in self.prompts))
-        return prefill(self, layer, *sides)
-
-    def watch_decode(self: Any, layer: int, *sides: Any) -> Tensor:
-        if layer == 0:
-            steps.append(sum(len(range(*m.indices(99))) if isinstance(m, slice) else len(m) for _, m in self.prompts))
-        return decode(self, layer, *sides)
-
-    monkeypatch.setattr(cache.Prefill, "__call__", watch_prefill)
-    monkeypatch.setattr(cache.Decode, "__call__", watch_decode)
+    prefilled, steps = watched
     folder = folder_of("llama")
     options = {"samples": 4, "opponents": 4, "mixture": mixture, "seats": 6}
     batch = generated(folder, run_in(tmp_path), asked(*TEXTS), both(folder), **options)

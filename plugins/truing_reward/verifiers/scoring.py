@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-import anyio
 import torch
 
-from truing.errors import first_cause
 from truing.events import Notice
 from truing.fields import COMPLETIONS, GROUP, SCORES, Batch
-from truing.run import Run
+from truing.run import Run, gathered
 from truing_reward.menu_verifiers import Verifier
 from truing_reward.verifiers.verdict import TOLD, Verdict, Why
 
 S = TypeVar("S", bound=Verifier)
 
 
-class Scoring(Generic[S]):
+class Scoring(ABC, Generic[S]):
     """A scorer that judges every completion by itself. counts: completions so far, by why they were not judged."""
 
     def __init__(self, spec: S, run: Run) -> None:
@@ -27,25 +27,19 @@ class Scoring(Generic[S]):
         self._run = run
         self._told: Counter[Why] = Counter()
 
+    @abstractmethod
     async def judged(self, text: str, truth: Any) -> Verdict:
         """The verdict on one completion. truth: what its prompt came with."""
-        raise NotImplementedError
+        ...
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES [seq], each from 0 to 1."""
         truths = None if self.spec.truth is None else [plain(truth) for truth in batch[self.spec.truth]]
         groups = batch[GROUP].tolist()
-        verdicts = [Verdict(0.0)] * len(groups)
-
-        async def judge(at: int, text: str) -> None:
-            verdicts[at] = await self.judged(text, truths and truths[groups[at]])
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for at, completion in enumerate(batch[COMPLETIONS]):
-                    tasks.start_soon(judge, at, plain(completion))
-        except BaseExceptionGroup as group:
-            raise first_cause(group) from None
+        asked = zip(batch[COMPLETIONS], groups, strict=True)
+        verdicts = await gathered(
+            [partial(self.judged, plain(completion), truths and truths[group]) for completion, group in asked]
+        )
         self.counts.update(verdict.why for verdict in verdicts)
         self._tell()
         return batch.put(SCORES, torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32))
