@@ -15,6 +15,7 @@ from truing.run import Run
 from truing_data.forms import finished
 from truing_data.held import Held, Loaded
 from truing_data.menu_collected import Collected
+from truing_data.rows import as_messages
 from truing_data.steps import check_labels
 
 
@@ -92,7 +93,7 @@ def _in_one_form(row: Kept) -> tuple[Text, list[Text]]:
     """What was sampled is text; to a prompt of messages it is a message, too."""
     if isinstance(row.prompt, str):
         return row.prompt, row.completions
-    return row.prompt, [[{"role": "assistant", "content": it}] if isinstance(it, str) else it for it in row.completions]
+    return row.prompt, as_messages(row.completions)
 
 
 def _fault(row: Kept, spec: Collected) -> str:

@@ -75,7 +75,12 @@ def laid_out(prompt: Text, completions: Sequence[Text], layout: Layout) -> tuple
     turns: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if layout.system is not None and turns[0]["role"] not in ("system", "developer"):
         turns = [{"role": "system", "content": layout.system}, *turns]
-    return turns, [[{"role": "assistant", "content": it}] if isinstance(it, str) else it for it in completions]
+    return turns, as_messages(completions)
+
+
+def as_messages(completions: Sequence[Text]) -> list[Text]:
+    """Completions as turns of the assistant, those that are messages already as they are."""
+    return [[{"role": "assistant", "content": it}] if isinstance(it, str) else it for it in completions]
 
 
 def _demonstration(row: Row, name: str, options: MappedSource) -> Group:
