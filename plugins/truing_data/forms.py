@@ -6,14 +6,14 @@ Plain functions on groups, so that every source offers the same.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Protocol
 
 import msgspec
 
 from truing.errors import Problem, UserError
-from truing.fields import LABEL, MISMATCHED, RANK, Group
+from truing.fields import LABEL, MISMATCHED, RANK, Group, Text
 
 
 class Finish(Protocol):
@@ -37,6 +37,58 @@ def all_pairs(group: Group) -> Group:
     pairs = [(one, other) if ranks[one] < ranks[other] else (other, one) for one, other in places]
     unequal = [(better, worse) for better, worse in pairs if ranks[better] != ranks[worse]]
     return msgspec.structs.replace(group, pairs=unequal, extra={})
+
+
+def gathered(groups: Sequence[Group], size: int) -> list[Group]:
+    """Pairs of the same prompt put together, each pair once, at most `size` different completions in a group.
+
+    Of more completions, halves of a group are taken in turn with each other, so a completion is in about
+    2 * completions / size groups and not in as many as it has pairs.
+    """
+    same: dict[bytes, list[Group]] = {}
+    for group in groups:
+        same.setdefault(_key(group.prompt), []).append(group)
+    return [each for some in same.values() for each in _in_halves(some, size)]
+
+
+def _in_halves(pairs: Sequence[Group], size: int) -> Iterator[Group]:
+    places: dict[bytes, int] = {}
+    for pair in pairs:
+        for completion in pair.completions:
+            places.setdefault(_key(completion), len(places))
+    order = list(range(len(places)))
+    # Neighbours in a file are alike, often; those that meet in a group should not be.
+    random.Random("together").shuffle(order)
+    half = size if len(order) <= size else size // 2
+    count = -(-len(order) // half)
+    met: dict[tuple[int, int], list[Group]] = {}
+    for pair in pairs:
+        one, other = sorted(order[places[_key(completion)]] // half for completion in pair.completions)
+        if one == other and count > 1:
+            one, other = sorted((one, (one + 1) % count))
+        met.setdefault((one, other), []).append(pair)
+    return (_joined(some) for some in met.values())
+
+
+def _joined(pairs: Sequence[Group]) -> Group:
+    """One group of pairs with the same prompt, each different completion in it once."""
+    places: dict[bytes, int] = {}
+    completions: list[Text] = []
+    joined: list[tuple[int, int]] = []
+    for pair in pairs:
+        for completion in pair.completions:
+            if places.setdefault(_key(completion), len(completions)) == len(completions):
+                completions.append(completion)
+        at = [places[_key(completion)] for completion in pair.completions]
+        joined.extend((at[better], at[worse]) for better, worse in pair.pairs)
+    first = pairs[0]
+    name = first.id if len(pairs) == 1 else f"{first.id}+{len(pairs) - 1}"
+    extra = {kind: [value for pair in pairs for value in pair.extra[kind]] for kind in first.extra}
+    return Group(id=name, prompt=first.prompt, completions=completions, pairs=joined, extra=extra)
+
+
+def _key(text: Text) -> bytes:
+    return msgspec.json.encode(text)
 
 
 def resampled(groups: Sequence[Group], seed: int) -> list[Group]:

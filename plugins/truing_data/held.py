@@ -18,7 +18,7 @@ from truing.errors import Problem, UserError, did_you_mean
 from truing.fields import Batch, Group
 from truing.run import Run
 from truing.stage import DataInfo
-from truing_data.forms import finished, resampled
+from truing_data.forms import finished, gathered, resampled
 from truing_data.mapping import MappedSource, Value
 from truing_data.rows import BadRow, described
 from truing_data.votes import compared, decided
@@ -115,7 +115,8 @@ def mapped(rows: Iterable[Row], options: MappedSource, origin: str) -> Loaded:
 
     found = made(rows, make, options, origin)
     judged, tied = decided(found.groups, options, origin)
-    return Loaded(finished(judged, options, origin), found.skipped + tied)
+    groups = judged if options.together is None else gathered(judged, options.together)
+    return Loaded(finished(groups, options, origin), found.skipped + tied)
 
 
 def made(

@@ -161,6 +161,14 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
     rankings_to_pairs: Annotated[
         bool, Meta(description="make of every ranking all pairs of unequal rank, for losses on pairs")
     ] = False
+    together: Annotated[
+        Annotated[int, Meta(ge=2)] | None,
+        Meta(
+            description="how many different completions of one prompt a group may hold: pairs in which the same "
+            "completions meet each other are put together, and each completion goes through the model once for all its "
+            "pairs there; every pair is a group of its own when not given"
+        ),
+    ] = None
     messages: Annotated[
         str | None,
         Meta(
@@ -300,6 +308,7 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
                 yield Fault(given, f"{given} without {absent}", mend)
             elif one is not None and one == other:
                 yield Fault(sides[1], f'{sides[0]} and {sides[1]} are the same column "{one}"')
+        yield from self._gathering()
         for option in _PAIR_FIELDS:
             if getattr(self, option) is None:
                 continue
@@ -310,6 +319,16 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
                 yield Fault(option, what, "map `chosen` and `rejected` too")
             elif self.pairs_to_labels:
                 yield Fault(option, f"{option} belongs to a pair, and pairs_to_labels leaves none", "leave one out")
+
+    def _gathering(self) -> Iterator[Fault]:
+        if self.together is None:
+            return
+        if not self.pairs or self.pairs_to_labels:
+            what = "together is about pairs, and the rows are none"
+            yield Fault("together", what, "map `chosen` and `rejected`, without pairs_to_labels")
+        if self.metadata:
+            what = "metadata belongs to a row, and together makes one group of many"
+            yield Fault("metadata", what, "leave one of them out")
 
     def _label_options(self) -> Iterator[Fault]:
         if self.pairs_to_labels and not self.pairs:
