@@ -132,11 +132,18 @@ LOGPROBS_OLD: Field[Tensor] = Field("logprobs_old", "token", "float32")
 """Under the model that wrote the completion, all of its vocabulary at temperature 1."""
 LOGPROBS_SAMPLED: Field[Tensor] = Field("logprobs_sampled", "token", "float32")
 """Under the distribution the token was drawn from: after temperature, top-k, top-p and min-p."""
+LOGPROBS_PROXIMAL: Field[Tensor] = Field("logprobs_proximal", "token", "float32")
+"""Under the model as it is when learning from a batch begins, whatever version wrote the completion."""
 ENTROPY: Field[Tensor] = Field("entropy", "token", "float32")
 COLLISION_ENTROPY: Field[Tensor] = Field("collision_entropy", "token", "float32")
 """Minus the log of the sum of the squared probabilities of all tokens: of how likely two draws would agree. No gradient
 passes through it."""
 VALUES: Field[Tensor] = Field("values", "token", "float32")
+"""What reward is still to come, as the model expects it before the token is written."""
+VALUES_OLD: Field[Tensor] = Field("values_old", "token", "float32")
+"""The values when learning from a batch begins."""
+RETURNS: Field[Tensor] = Field("returns", "token", "float32")
+"""What values should have been: the reward that came, as an estimator counts it."""
 ADVANTAGES: Field[Tensor] = Field("advantages", "token", "float32")
 SCORES: Field[Tensor] = Field("scores", "seq", "float32")
 MEMBER_SCORES: Field[Tensor] = Field("member_scores", "seq", "float32")
