@@ -8,14 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from truing_generate.completions import Finish, fault
-
-
-class Malformed(Exception):
-    """What is wrong with an answer, and how to mend it, if that is known."""
-
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(what)
-        self.mend = mend
+from truing_remote.protocol import Malformed, read
 
 
 class Written(NamedTuple):
@@ -53,19 +46,6 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice]
 
 
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
-def models(answer: Any) -> list[str]:
-    """The names of the models a server says it has. Raises Malformed."""
-    return [model.id for model in _as(answer, _Models).data]
-
-
 def exact(answer: Any, prompt: list[int], most: int, logprobs: bool, stops: bool) -> Written:
     """A completion by its token ids. most: the most tokens it may have. Raises Malformed."""
     choice = _choice(answer)
@@ -93,7 +73,7 @@ def text(answer: Any, stops: bool) -> Written:
 
 
 def _choice(answer: Any) -> _Choice:
-    choices = _as(answer, _Answer).choices
+    choices = read(answer, _Answer).choices
     if len(choices) != 1:
         raise Malformed(f"the server returns {len(choices)} completions where one was asked for")
     return choices[0]
@@ -119,10 +99,3 @@ def _finish(choice: _Choice, stops: bool) -> tuple[Finish, str]:
         what = "the server does not say whether a stop string or the end token ended a completion"
         raise Malformed(what, "leave stop out, or use vLLM or SGLang")
     return "end", ""
-
-
-def _as(answer: Any, kind: Any) -> Any:
-    try:
-        return msgspec.convert(answer, kind)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"the server's answer is none of the OpenAI protocol: {error}") from None

@@ -20,12 +20,15 @@ from truing.fields import IDS, PROMPTS, Batch, Text
 from truing.run import Run
 from truing.stage import Weights
 from truing_generate import answers, disk, plugin
-from truing_generate.answers import Malformed, Written
+from truing_generate.answers import Written
 from truing_generate.completions import Completion, Seeds, completed, prompts
-from truing_generate.http import WHERE, Ask, Refused, Server
 from truing_generate.texts import Encoder, Pretrained
+from truing_remote.http import Ask, Refused, Server
+from truing_remote.protocol import Malformed, the_model, wrong
 
+WHERE = '[generator] use = "openai"'
 RESUME_SECONDS = 60.0
+MENDS = {422: 'a server that does not know these fields may need tokens = "text"'}
 
 
 class OpenAi:
@@ -34,7 +37,9 @@ class OpenAi:
     def __init__(self, spec: plugin.OpenAi, run: Run) -> None:
         self._spec = spec
         self._run = run
-        self._server = Server(spec.url, spec.key_env, retries=spec.retries, timeout=spec.timeout)
+        self._server = Server(
+            spec.url, spec.key_env, where=WHERE, retries=spec.retries, timeout=spec.timeout, mends=MENDS
+        )
         self._slots = anyio.CapacityLimiter(spec.concurrency)
         self._encoder: Encoder | None = (
             Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokens == "text" else None
@@ -130,16 +135,7 @@ class OpenAi:
     async def _meet(self, ask: Ask) -> None:
         """Learn what the server calls its model, once, unless the recipe says it."""
         async with self._meeting:
-            if self._model:
-                return
-            try:
-                names = answers.models(await ask("GET", "/v1/models"))
-            except Malformed as error:
-                raise self._wrong(error) from None
-            if len(names) != 1:
-                mend = f"set model to one of: {', '.join(names[:12])}" if names else "set model"
-                raise UserError(Problem(WHERE, f"{self._server.url} serves {len(names)} models", mend))
-            self._model = names[0]
+            self._model = self._model or await the_model(self._server, ask)
 
     async def _sample(self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int) -> Completion:
         version = self._version
@@ -149,7 +145,7 @@ class OpenAi:
             else:
                 written = await self._text(ask, self._encoder, prompt, seed)
         except Malformed as error:
-            raise self._wrong(error) from None
+            raise wrong(self._server, error) from None
         except Refused as error:
             (problem,) = error.problems
             raise UserError(Problem(WHERE, f"prompt {name}: {problem.what}", problem.mend)) from None
@@ -196,12 +192,6 @@ class OpenAi:
             "seed": seed,
         }
         return body | {"stop": spec.stop} if spec.stop else body
-
-    def _wrong(self, error: Malformed) -> Exception:
-        """A server of another kind than the recipe says is the user's to mend; one that answers nonsense is not."""
-        if error.mend:
-            return UserError(Problem(WHERE, f"{self._server.url}: {error}", error.mend))
-        return RunFailed(f"{self._server.url}: {error}")
 
     def _once(self, text: str) -> None:
         if text not in self._said:

@@ -26,7 +26,7 @@ from truing.fields import (
 )
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, GeneratorSpec
-from truing_generate import addresses
+from truing_remote import addresses, options
 
 COMPLETED = fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION)
 """What every generator adds, whatever it knows of log-probabilities."""
@@ -141,13 +141,9 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
         "--logprobs-mode processed_logprobs",
     }
 
-    url: Annotated[str, Meta(min_length=1, description="where the server is, with or without /v1")] = (
-        "http://127.0.0.1:8000"
-    )
-    model: Annotated[str, Meta(description='what the server calls the model; "": the only one it serves')] = ""
-    key_env: Annotated[
-        str, Meta(description='name of the environment variable that holds the API key; "": the server wants none')
-    ] = ""
+    url: options.Url = options.HERE
+    model: options.Served = ""
+    key_env: options.KeyEnv = ""
     tokens: Annotated[
         Literal["exact", "text"],
         Meta(
@@ -166,12 +162,9 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
             "model; processed: of the sampling distribution; none: do not ask"
         ),
     ] = "raw_logprobs"
-    concurrency: Annotated[int, Meta(ge=1, description="most requests under way at a time")] = 64
-    retries: Annotated[
-        int,
-        Meta(ge=0, description="how often a request is sent again when the server is busy or the connection breaks"),
-    ] = 5
-    timeout: Annotated[float, Meta(gt=0, description="longest wait for the answer to a request, in seconds")] = 600.0
+    concurrency: options.Concurrency = 64
+    retries: options.Retries = 5
+    timeout: options.Timeout = 600.0
     sync: Annotated[
         Literal["none", "vllm-disk"],
         Meta(

@@ -35,8 +35,8 @@ from truing.fields import (
 )
 from truing.stage import Generator
 from truing.testing import check_spec
-from truing_generate import http
 from truing_generate.plugin import OpenAi
+from truing_remote import http
 
 from .conftest import Told, asked
 from .fake import END, Asked, FakeServer, Reply, completion, written

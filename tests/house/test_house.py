@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins"
 
 FLOORS = (
     ("errors", "fields", "events"),
-    ("toml", "bus", "until"),
+    ("toml", "bus", "until", "protocols"),
     ("run",),
     ("stage",),
     ("registry",),
@@ -41,6 +41,8 @@ STAIRS = {("recipe", "check")}
 ALLOWED = {"anyio", "msgspec", "pluggy", "truing"}
 ONLY_TYPED = {"torch"}
 HEAVY = ("torch", "transformers", "mlflow", "accelerate", "peft", "datasets", "pyarrow", "numpy", "reasoning_gym")
+SHARED = ("truing_tensor", "truing_remote")
+"""Folders beside the plugins that are none: what plugins share. Addresses and options of servers are light."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 KERNEL_LINES = 2000
 
@@ -148,15 +150,16 @@ def test_the_kernel_stands_on_three_libraries(path: Path) -> None:
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=name_of)
 def test_a_plugin_knows_no_other_plugin(path: Path) -> None:
     own = path.relative_to(PLUGINS).parts[0]
-    others = {folder.name for folder in PLUGINS.iterdir() if folder.is_dir()} - {own, "truing_tensor"}
+    others = {folder.name for folder in PLUGINS.iterdir() if folder.is_dir()} - {own, *SHARED}
     for found in imports(path, own):
         top = found.module.partition(".")[0]
         assert top not in others, f"{name_of(path)}:{found.line}: {own} imports {found.module}"
         assert not found.module.startswith("truing.cli"), f"{name_of(path)}:{found.line} imports the command"
 
 
-def test_the_shared_arithmetic_knows_no_plugin() -> None:
-    assert {"truing_tensor"} == {name for name in _tops(PLUGINS / "truing_tensor") if name.startswith("truing_")}
+@pytest.mark.parametrize("name", SHARED)
+def test_what_plugins_share_knows_no_plugin(name: str) -> None:
+    assert {top for top in _tops(PLUGINS / name) if top.startswith("truing_")} == {name}
 
 
 def _tops(folder: Path) -> set[str]:
@@ -165,7 +168,7 @@ def _tops(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(PLUGINS.glob("*/plugin.py")), ids=name_of)
 def test_a_menu_imports_the_kernel_msgspec_and_its_own_plugin(path: Path) -> None:
-    allowed = {"truing", "msgspec", path.parent.name}
+    allowed = {"truing", "msgspec", path.parent.name, "truing_remote"}
     for found in imports(path, path.parent.name):
         top = found.module.partition(".")[0]
         assert top in sys.stdlib_module_names or top in allowed, f"{name_of(path)}:{found.line} imports {found.module}"

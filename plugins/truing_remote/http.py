@@ -10,23 +10,22 @@ import os
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
 
 from truing.errors import Problem, RunFailed, UserError
-from truing_generate import addresses
-
-WHERE = '[generator] use = "openai"'
+from truing_remote import addresses
 
 try:
     import httpx2
 except ImportError:
-    missing = Problem(WHERE, "the package httpx2 is not installed", "pip install 'truing[server]'")
+    missing = Problem("httpx2", "this package asks servers, and it is not installed", "pip install 'truing[server]'")
     raise UserError(missing) from None
 
 START = "start the server (docs/how-to/generate.md has the command), or name its address with url"
@@ -53,13 +52,28 @@ class Ask(Protocol):
 
 
 class Server:
-    """A server by its address. `repeats` counts the requests that were sent again, `trouble` says why the last was."""
+    """A server by its address. `repeats` counts the requests that were sent again, `trouble` says why the last was.
 
-    def __init__(self, url: str, key_env: str, *, retries: int, timeout: float) -> None:
+    where: the component that asks, for what people are told. mends: what helps against a refusal, by its status, where
+    the one who asks knows more than that.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key_env: str,
+        *,
+        where: str,
+        retries: int,
+        timeout: float,
+        mends: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self.url = addresses.root(url)
+        self.where = where
         self.repeats = 0
         self.trouble = ""
-        self._key = _key(key_env)
+        self._mends = {**_MENDS, **mends}
+        self._key = _key(key_env, where)
         self._retries = retries
         self._timeout = timeout
         self._reached = False
@@ -129,7 +143,7 @@ class Server:
         """Why there was no answer. Raises UserError when there never was one, so nobody waits for what is not there."""
         reason = self._hidden(str(error) or type(error).__name__)
         if not self._reached and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
-            raise UserError(Problem(WHERE, f"no server answers at {self.url}: {reason}", START))
+            raise UserError(Problem(self.where, f"no server answers at {self.url}: {reason}", START))
         return reason
 
     def _late(self, path: str) -> RunFailed:
@@ -138,12 +152,12 @@ class Server:
 
     def _refused(self, answer: httpx2.Response, path: str) -> Refused:
         status = answer.status_code
-        mend = _MENDS.get(status, "")
+        mend = self._mends.get(status, "")
         if status in (401, 403) and not self._key:
             mend = "put the key into an environment variable and name it with key_env"
         if answer.is_redirect:
             mend = f"name the place itself with url: it points to {answer.headers.get('location', 'nowhere')}"
-        return Refused(Problem(WHERE, f"{self.url}{path} refuses: {status} {self._words(answer)}", mend), status)
+        return Refused(Problem(self.where, f"{self.url}{path} refuses: {status} {self._words(answer)}", mend), status)
 
     def _words(self, answer: httpx2.Response) -> str:
         """What the server says is wrong, in one line and without the key."""
@@ -167,19 +181,18 @@ _MENDS = {
     401: "the key in the variable that key_env names is not accepted",
     403: "the key in the variable that key_env names may not do this",
     404: "see that url is the address of the server and model the name that it serves",
-    422: 'a server that does not know these fields may need tokens = "text"',
 }
 
 
-def _key(variable: str) -> str:
+def _key(variable: str, where: str) -> str:
     if not variable:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise UserError(Problem(WHERE, f"the environment variable {variable} holds no key", f"export {variable}=..."))
+        raise UserError(Problem(where, f"the environment variable {variable} holds no key", f"export {variable}=..."))
     if not key.isascii() or not key.isprintable() or " " in key:
         what = f"what the environment variable {variable} holds is no key: it has characters that no header takes"
-        raise UserError(Problem(WHERE, what))
+        raise UserError(Problem(where, what))
     return key
 
 
