@@ -1,220 +1,38 @@
-"""The stages of a recipe, as protocols, and the specs that promise them.
+"""The specs that promise the stages of a recipe. What a stage must do is in `protocols`; both are imported from here.
 
 A **spec** holds a component's options, what it needs on a batch, what it adds, and where its implementation lives. It
 imports nothing heavy, so a whole recipe is typed, resolved and checked before anything is built.
-
-Input and output are asynchronous; mathematics is plain functions that the loop runs in a thread.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Generic,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
-from truing.events import Event
-from truing.fields import Batch, Field, Fields, fields
+from truing.fields import Field, Fields, fields
+from truing.protocols import (
+    AdvantageEstimator as AdvantageEstimator,
+    DataInfo as DataInfo,
+    DeclaredLoss as DeclaredLoss,
+    Encoded as Encoded,
+    Generator as Generator,
+    Loss as Loss,
+    LossValue as LossValue,
+    Model as Model,
+    Observer as Observer,
+    Optimizer as Optimizer,
+    Scorer as Scorer,
+    Source as Source,
+    Term as Term,
+    Weights as Weights,
+)
 from truing.run import Run
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Parameter
-    from torch.optim import Optimizer as TorchOptimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
 C = TypeVar("C", covariant=True)
-
-
-class DataInfo(NamedTuple):
-    """What a source found when it was opened. groups: per epoch; skipped: unusable rows left out."""
-
-    name: str
-    digest: str
-    groups: int
-    skipped: int
-    origin: str
-
-
-class Source(Protocol):
-    """Where groups come from: a file, a hub, a generator of puzzles."""
-
-    async def open(self) -> DataInfo:
-        """Read and verify. Raises UserError naming every unusable row, unless the source is told to skip them."""
-        ...
-
-    def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
-        """One pass over the data, `size` groups at a time, the last batch maybe smaller. The order depends on the run's
-        seed and on `epoch` alone, so a resumed run sees what it would have seen."""
-        ...
-
-
-class Weights(Protocol):
-    """The weights of a model at one version, for whoever samples from it.
-
-    origin: a folder or hub id from which transformers loads its configuration and its tokenizer.
-    """
-
-    version: int
-    origin: str
-
-    def tensors(self) -> Iterable[tuple[str, Tensor]]:
-        """Every tensor of the model by the name transformers gives it, adapters merged in."""
-        ...
-
-    def reference(self) -> Weights:
-        """The weights of the reference that the phase is held to: as it was loaded, whatever was learned or resumed."""
-        ...
-
-
-class Generator(Protocol):
-    """Adds completions to prompts."""
-
-    async def generate(self, batch: Batch) -> Batch:
-        """The batch with completions for every prompt: their text and tokens, and the log-probability of each."""
-        ...
-
-    async def sync_weights(self, weights: Weights) -> None:
-        """Sample from these weights from now on."""
-        ...
-
-
-class Scorer(Protocol):
-    """Adds scores to completions."""
-
-    async def score(self, batch: Batch) -> Batch: ...
-
-
-class AdvantageEstimator(Protocol):
-    """Turns scores into advantages."""
-
-    def estimate(self, batch: Batch) -> Batch: ...
-
-
-class Term(NamedTuple):
-    """A sum and what it is a mean over.
-
-    The denominator is the count of `per` in the whole step, not in a micro-batch, or a number of the loss's own
-    choosing; so the gradient of a step is the same however the batch is cut.
-    """
-
-    total: Tensor
-    per: Literal["token", "seq", "pair", "group", "step"] | float
-    weight: float = 1.0
-
-
-class LossValue(NamedTuple):
-    """terms: what is minimised. metrics: what is only reported, averaged over the step in the same way."""
-
-    terms: Mapping[str, Term]
-    metrics: Mapping[str, Term] = {}
-
-
-class Loss(Protocol):
-    """A short function over flat tensors."""
-
-    def __call__(self, batch: Batch, /) -> LossValue: ...
-
-
-@dataclass(frozen=True)
-class DeclaredLoss:
-    """A loss that is handed the fields it declared, and nothing else."""
-
-    function: Loss
-    needs: Fields
-    whole_step: bool = False
-    by_completion: bool = False
-
-    def __call__(self, batch: Batch) -> LossValue:
-        return self.function(batch.only(self.needs))
-
-
-class Optimizer(Protocol):
-    """How parameters move. clip: the largest norm of a step's gradient, 0 for no limit."""
-
-    clip: float
-
-    def over(self, parameters: Mapping[str, Parameter], steps: int) -> tuple[TorchOptimizer, LRScheduler]:
-        """The optimizer of these parameters and its schedule over `steps` steps."""
-        ...
-
-
-class Encoded(NamedTuple):
-    """A batch with tokens. dropped: (group id, reason) of groups left out. truncated: how many completions were cut."""
-
-    batch: Batch
-    dropped: Sequence[tuple[str, str]] = ()
-    truncated: int = 0
-
-
-class Model(Protocol):
-    """The one thing that learns. version: optimizer steps taken."""
-
-    version: int
-
-    def encode(self, batch: Batch) -> Encoded:
-        """Text to tokens, the chat template applied once."""
-        ...
-
-    def annotate(self, batch: Batch, wanted: Fields) -> Batch:
-        """Add fields that a forward pass gives, without gradients."""
-        ...
-
-    def attach(self, optimizer: Optimizer, steps: int) -> None:
-        """Prepare to learn for so many steps."""
-        ...
-
-    def learn(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
-        """One optimizer step. Raises Stopped, with nothing changed, when the run was asked to stop meanwhile."""
-        ...
-
-    def measure(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
-        """The loss's terms and metrics on a batch, without learning. Raises Stopped."""
-        ...
-
-    def weights(self) -> Weights:
-        """Its weights as they are now; they are read before the next step is learned."""
-        ...
-
-    def checkpoint(self, folder: Path) -> None:
-        """Write all that is needed to go on: weights, optimizer, schedule, random state."""
-        ...
-
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
-        ...
-
-    def export(self, folder: Path) -> Mapping[str, Any]:
-        """Write the model for everybody else, and say what it is."""
-        ...
-
-
-class Observer(Protocol):
-    """Watches a run: tracking, progress, monitors. It must open, or the run does not start; after that it never stops
-    training: what it raises is reported and it is left out."""
-
-    async def open(self) -> None: ...
-
-    async def observe(self, event: Event) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 class Fault(NamedTuple):
