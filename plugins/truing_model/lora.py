@@ -22,11 +22,17 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
     from peft import LoraConfig, get_peft_model
 
     scores = hasattr(model, "score")
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if spec.lora_layers > layers:
+        mend = f"lora_layers = {layers}, or leave it out"
+        raise UserError(Problem("lora_layers", f"the last {spec.lora_layers} layers of {layers}", mend))
+    last = list(range(layers - spec.lora_layers, layers)) if spec.lora_layers else None
     config = LoraConfig(
         r=spec.lora_rank,
         lora_alpha=spec.lora_alpha,
         lora_dropout=spec.lora_dropout,
-        target_modules=spec.lora_targets or "all-linear",
+        target_modules=spec.lora_targets or (_linear(model) if last else "all-linear"),
+        layers_to_transform=last,
         # A head that is new learns as a whole.
         exclude_modules=["score"] if scores else None,
         task_type=None if scores else "CAUSAL_LM",
@@ -39,10 +45,14 @@ def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return get_peft_model(model, config)
     except ValueError as error:
-        known = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
-        raise UserError(
-            Problem("lora_targets", str(error).splitlines()[0], f"linear layers here: {', '.join(known)}")
-        ) from None
+        known = ", ".join(_linear(model))
+        raise UserError(Problem("lora_targets", str(error).splitlines()[0], f"linear layers here: {known}")) from None
+
+
+def _linear(model: PreTrainedModel) -> list[str]:
+    """The names of linear layers but the one that makes words."""
+    parts = [(name, part) for name, part in model.named_modules() if part is not model.get_output_embeddings()]
+    return sorted({name.rpartition(".")[2] for name, part in parts if isinstance(part, nn.Linear | Conv1D)})
 
 
 def keep_head(adapter: Path, head: Mapping[str, Tensor]) -> None:

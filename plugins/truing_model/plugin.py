@@ -70,6 +70,14 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
     lora_targets: Annotated[
         list[str], Meta(description="names of the modules that get LoRA; empty: every linear layer but the head")
     ] = []
+    lora_layers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="how many of the last layers get LoRA; no gradient goes through those below, which saves time "
+            "and memory; 0: all layers",
+        ),
+    ] = 0
 
     value_head: Annotated[
         bool, Meta(description="also say, at every token, what reward is to be expected; on the same trunk")
@@ -90,7 +98,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
 
     def problems(self) -> Iterable[Fault]:
         if not self.lora_rank:
-            for option in ("lora_dropout", "lora_targets"):
+            for option in ("lora_dropout", "lora_targets", "lora_layers"):
                 if getattr(self, option):
                     yield Fault(
                         option, f"{option} is set but lora_rank is 0, so there is no LoRA", "set lora_rank = 16"

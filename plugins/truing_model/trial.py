@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -125,7 +126,7 @@ class Outline:
             base = self._base(copy.deepcopy(self.config))
             costs, count = costs_of(base), sum(value.numel() for value in base.parameters())
             table = base.get_input_embeddings().weight
-            whole = nn.ModuleList(self._whole(base))
+            whole = nn.ModuleList(self._whole(base, self.spec))
         learning = list(trainable(whole).values())
         return Size(
             parameters=sum(value.numel() for value in whole.parameters()),
@@ -175,10 +176,15 @@ class Outline:
             [value * by for value, by in zip(found, scales, strict=True)]
             for found in (one, [max(b - a, 0.0) for a, b in zip(one, two, strict=True)])
         )
-        bytes_kept, learn, look = (a + (self.size.layers - 1) * b for a, b in zip(first, more, strict=True))
+        layers = self.size.layers
+        deep = self.spec.lora_layers or layers
+        look = first[2] + (layers - 1) * more[2]
+        # Where no gradient goes, a layer costs what looking costs, and keeps nothing.
+        learn = first[1] + (deep - 1) * more[1] + (layers - deep) * more[2]
+        bytes_kept = first[0] + (deep - 1) * more[0]
         if self.spec.gradient_checkpointing:
             between = rows * self.config.get_text_config().hidden_size * (2 if self.bf16 and self.spec.lora_rank else 4)
-            return Tried(learn + look, look, self.size.layers * between + more[0], more[0])
+            return Tried(learn + look, look, deep * between + more[0], more[0])
         return Tried(learn, look, bytes_kept, more[0])
 
     def moved(self, spec: OptimizerSpec) -> Moved:
@@ -228,12 +234,12 @@ class Outline:
         strange = getattr(self.source, "trust_remote_code", False)
         return kind.from_config(config, dtype=self.held, trust_remote_code=strange)
 
-    def _whole(self, base: Any) -> tuple[nn.Module, nn.ModuleDict]:
+    def _whole(self, base: Any, spec: plugin.LanguageModelSpec) -> tuple[nn.Module, nn.ModuleDict]:
         """A model with its adapters, and its heads."""
         heads: dict[str, nn.Module] = {HEADS[SCORES]: base.score} if self.scores else {}
-        if self.spec.value_head:
+        if spec.value_head:
             heads[HEADS[VALUES]] = nn.Linear(base.config.get_text_config().hidden_size, 1)
-        model = add_lora(base, cast(plugin.CausalLm, self.spec)) if self.spec.lora_rank else base
+        model = add_lora(base, cast(plugin.CausalLm, spec)) if spec.lora_rank else base
         for head in heads.values():
             head.requires_grad_(True)
         return model, nn.ModuleDict(heads)
@@ -246,7 +252,8 @@ class Outline:
         decoder = self._decoder(base)
         gives = fields(SCORES) if self.scores else fields(LOGPROBS)
         gives |= fields(VALUES) if self.spec.value_head else fields()
-        model, heads = self._whole(base)
+        # All of its few layers learn; how many of the model's do is counted afterwards.
+        model, heads = self._whole(base, msgspec.structs.replace(self.spec, lora_layers=0))
         return Network(model, decoder, dict(heads.items()), gives, self.bf16).to(self.device)
 
     def _pass(self, network: Network, piece: Batch) -> tuple[float, Callable[[], torch.Tensor]]:

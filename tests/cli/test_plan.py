@@ -95,8 +95,9 @@ def all_rows(found: Phase, model: Any) -> Any:
         {**SHAPE, "value_head": True},
         {**SHAPE, "lora_rank": 4},
         {**SHAPE, "lora_rank": 2, "lora_targets": ["q_proj"]},
+        {**SHAPE, "lora_rank": 2, "lora_layers": 1},
     ],
-    ids=["all weights", "value head", "lora", "lora on one"],
+    ids=["all weights", "value head", "lora", "lora on one", "lora in the last"],
 )
 def test_parameters_and_what_the_optimizer_keeps_are_exact(told, here, options):
     (estimate,) = told(phase("scratch-lm", **options))

@@ -10,7 +10,7 @@ import torch
 from tests.model.conftest import FAMILIES, pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from truing.errors import RunFailed
+from truing.errors import RunFailed, UserError
 from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, REJECTED, Batch, Group, fields
 from truing.run import Run, Stopped
 from truing.stage import LossValue, Term
@@ -105,6 +105,18 @@ def test_with_lora_only_the_adapter_learns_and_the_export_is_a_plain_model(
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
     assert 0 < facts["trained"] < facts["parameters"]
     assert facts["architecture"] == "LlamaForCausalLM"
+
+
+def test_lora_in_the_last_layers_alone_leaves_those_below_as_they_are(family_folder: Any, run: Run) -> None:
+    def adapted(**options: Any) -> set[str]:
+        model = model_of(family_folder("llama"), run, lora_rank=4, **options)
+        return {name.rpartition(".lora_")[0].split("layers.")[1] for name in trainable(model.network)}
+
+    assert adapted(lora_layers=2) == adapted()
+    assert adapted(lora_layers=1) == {name for name in adapted() if name.startswith("1.")}
+    assert adapted(lora_layers=1, lora_targets=["q_proj"]) == {"1.self_attn.q_proj"}
+    with pytest.raises(UserError, match="the last 3 layers of 2"):
+        adapted(lora_layers=3)
 
 
 def test_transformers_loads_the_exported_folder_and_says_the_same(family_folder: Any, run: Run, tmp_path: Path) -> None:
