@@ -1,29 +1,24 @@
-"""The menu of policy losses."""
+"""The menu of the policy's losses, of advantages for them, and of rewards."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from msgspec import Meta
-
-from truing.fields import (
-    ADVANTAGES,
-    CHOSEN,
-    GROUP,
-    LABEL,
-    LOGPROBS,
-    LOGPROBS_OLD,
-    LOGPROBS_REF,
-    LOGPROBS_SAMPLED,
-    MISMATCHED,
-    RANK,
-    SCORES,
-    SEQ,
-    Fields,
-    fields,
-)
+from truing.fields import CHOSEN, LABEL, LOGPROBS, MISMATCHED, RANK, Fields, fields
 from truing.plugins import hookimpl
-from truing.stage import AdvantageSpec, AnySpec, LossSpec
+from truing.stage import AnySpec, LossSpec
+from truing_policy.menu_advantages import (
+    BestOfGroup,
+    DynamicSampling,
+    Gae,
+    GroupRelative,
+    LeaveOneOut,
+    MonteCarlo,
+    Process,
+    Whitened,
+)
+from truing_policy.menu_losses import Cispo, Dapo, DrGrpo, Grpo, Gspo, Ppo, Reinforce
+from truing_policy.menu_rewards import Overlong
 
 
 class Sft(LossSpec, frozen=True, kw_only=True):
@@ -46,61 +41,11 @@ class Sft(LossSpec, frozen=True, kw_only=True):
         return fields(LOGPROBS)
 
 
-class Grpo(LossSpec, frozen=True, kw_only=True):
-    """Clipped policy gradient on advantages of tokens (arXiv:2402.03300, eq. 3), with a KL term to the reference.
-
-    The defaults are those of GRPO but for the KL term, which is off as in most later work; `mean = "token"` and
-    `clip_high = 0.28` are those of DAPO (arXiv:2503.14476). `anchor` says whose log-probabilities the ratio is to: the
-    model's that wrote the completion, or the sampling distribution's, which differ where sampling cut or sharpened it.
-    """
-
-    name: ClassVar[str] = "grpo"
-    target: ClassVar[str] = "truing_policy.losses:grpo"
-    by_completion: ClassVar[bool] = True
-
-    clip: Annotated[float, Meta(gt=0, lt=1, description="how far the ratio may fall below 1, and rise above it")] = 0.2
-    clip_high: Annotated[
-        float | None, Meta(description="how far the ratio may rise above 1, if that is another number")
-    ] = None
-    kl: Annotated[float, Meta(ge=0, description="weight of the KL term to the reference; 0: no reference is held")] = (
-        0.0
-    )
-    mean: Annotated[
-        Literal["sequence", "token"],
-        Meta(description="sequence: tokens within a completion, then completions; token: all tokens of the step alike"),
-    ] = "sequence"
-    anchor: Annotated[
-        Literal["model", "sampling"],
-        Meta(description="the ratio is to logprobs_old (model) or to logprobs_sampled (sampling)"),
-    ] = "model"
-
-    def requires(self) -> Fields:
-        anchor = LOGPROBS_OLD if self.anchor == "model" else LOGPROBS_SAMPLED
-        needs = fields(LOGPROBS, ADVANTAGES, SEQ, anchor)
-        return needs | fields(LOGPROBS_REF) if self.kl else needs
-
-
-class GroupRelative(AdvantageSpec, frozen=True, kw_only=True):
-    """A rollout's score against the mean of its group, the same for each of its tokens (arXiv:2402.03300, 4.1.2).
-
-    Without `scale` it is that of Dr. GRPO (arXiv:2503.20783): a group's standard deviation no longer favours prompts
-    whose rollouts are nearly all alike.
-    """
-
-    name: ClassVar[str] = "group-relative"
-    target: ClassVar[str] = "truing_policy.advantages:GroupRelative"
-    offers: ClassVar = {ADVANTAGES: "behind a [scorer]"}
-
-    scale: Annotated[bool, Meta(description="divide by the standard deviation of the group's scores")] = True
-
-    def requires(self) -> Fields:
-        return fields(SCORES, GROUP, SEQ)
-
-    def provides(self) -> Fields:
-        return fields(ADVANTAGES)
+_LOSSES = [Sft, Ppo, Grpo, DrGrpo, Dapo, Gspo, Cispo, Reinforce]
+_ADVANTAGES = [Gae, MonteCarlo, GroupRelative, LeaveOneOut, Whitened, Process, BestOfGroup, DynamicSampling]
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Policy losses, and advantages for them."""
-    return [Sft, Grpo, GroupRelative]
+    """Losses, advantages for them, and a scorer of length."""
+    return [*_LOSSES, *_ADVANTAGES, Overlong]
