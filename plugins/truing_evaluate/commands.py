@@ -188,10 +188,13 @@ def _write(path: Path, file: Path, prompts: Sequence[Prompt], how: How, weigh: W
 
 
 def _send(reports: Sequence[Report | Selection], what: str, options: dict[str, Any]) -> None:
+    from truing_evaluate.plots import pictures
     from truing_evaluate.tracking import send
 
     for report in reports:
-        run = send(report, f"{what} {report.file}", report.file, options)
+        # MLflow's small package comes without it.
+        drawn = pictures(report) if importlib.util.find_spec("matplotlib") else {}
+        run = send(report, f"{what} {report.file}", report.file, options, drawn)
         print(f"MLflow run: {run}", file=sys.stderr)
 
 

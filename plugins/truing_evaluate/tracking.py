@@ -1,4 +1,4 @@
-"""Figures of a report sent to MLflow, as a run of its own."""
+"""Figures and pictures of a report sent to MLflow, as a run of its own."""
 
 from __future__ import annotations
 
@@ -42,9 +42,13 @@ def points(value: Any, key: str = "") -> Iterator[Point]:
         yield Point(key, float(value))
 
 
-def send(report: msgspec.Struct, name: str, file: str, options: Mapping[str, Any]) -> str:
-    """Make an MLflow run of a report, where MLFLOW_TRACKING_URI says; the run's id. Raises UserError when it is not
-    installed or does not answer."""
+def send(
+    report: msgspec.Struct, name: str, file: str, options: Mapping[str, Any], pictures: Mapping[str, Any] = {}
+) -> str:
+    """Make an MLflow run of a report, where MLFLOW_TRACKING_URI says; the run's id.
+
+    pictures: matplotlib's figures by file name. Raises UserError when MLflow is not installed or does not answer.
+    """
     for key, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}.items():
         os.environ.setdefault(key, value)
     for name in ("mlflow", "alembic"):
@@ -70,6 +74,8 @@ def send(report: msgspec.Struct, name: str, file: str, options: Mapping[str, Any
                 metrics=[Metric(_key(it.key), it.value, run.info.start_time, it.step) for it in found],
                 params=[Param(key, _said(value)) for key, value in options.items()],
             )
+            for picture, figure in pictures.items():
+                client.log_figure(run.info.run_id, figure, picture)
             client.set_terminated(run.info.run_id)
         except MlflowException as error:
             what = f"MLflow did not take it: {str(error).splitlines()[0]}"

