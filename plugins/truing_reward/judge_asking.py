@@ -1,0 +1,234 @@
+"""A judge in this process: the probability of each word that its verdict may be, read off one forward pass.
+
+    question -> tokens -> [reasoning -> tokens] -> log-probability of every label behind them -> verdict
+
+Tokens are made in pieces. What the chat template writes may hold its marks; what is asked, and with it every text that
+is judged, is encoded as plain text, so a mark in a text is letters and not a mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import anyio
+import anyio.to_thread
+import torch
+
+from truing.errors import Problem, UserError
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LOGPROBS_OLD,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
+    PROMPTS,
+    SEQ,
+    TOKENS,
+    Batch,
+    Message,
+    fields,
+)
+from truing.run import Run
+from truing_reward import judge_prompts as prompts, menu_judge as menu
+from truing_reward.judge_verdicts import Verdict, averaged, exclusive, verdict
+from truing_tensor.segments import owners, segment_sum
+
+WHERE = '[scorer] use = "judge"'
+_PLACE = "truing7content{}place"
+
+
+class Question(NamedTuple):
+    """What a judge is asked. name: one of its own, that seeds are drawn from; shown: all but the question itself."""
+
+    name: str
+    shown: str
+
+
+class Asker(Protocol):
+    """Whoever can be asked."""
+
+    async def ask(self, questions: Sequence[Question]) -> list[Verdict]:
+        """The verdict on each question."""
+        ...
+
+
+def turns(spec: menu.JudgeSpec, shown: str, reasoning: str | None) -> list[Message]:
+    """The conversation that ends with the question for a verdict. reasoning: what the judge wrote before it."""
+    question = spec.question or prompts.question_of(spec.form, spec.labels)
+    if reasoning is None:
+        return [{"role": "user", "content": f"{shown}\n\n{question}"}]
+    return [*thinking(spec, shown), {"role": "assistant", "content": reasoning}, {"role": "user", "content": question}]
+
+
+def thinking(spec: menu.JudgeSpec, shown: str) -> list[Message]:
+    """The conversation that ends with the request for a reasoning."""
+    return [{"role": "user", "content": f"{shown}\n\n{spec.think or prompts.THINK[spec.form]}"}]
+
+
+class InProcess:
+    """Asks a model in this process."""
+
+    def __init__(self, spec: menu.Judge, run: Run) -> None:
+        self._spec = spec
+        self._run = run
+        # Nobody learns from it, so it needs no reference, whatever other stages of the phase do.
+        self._model = spec.model.build(run.at(run.phase, fields()))
+        self._reasoning = spec.reasoning.build(run) if spec.reasoning else None
+        self._layout: Layout | None = None
+        self._meeting = anyio.Lock()
+
+    async def ask(self, questions: Sequence[Question]) -> list[Verdict]:
+        """The verdict on each question; without a reasoning the same for the same texts, to the last bit of a machine's
+        arithmetic. Raises Stopped, and UserError for a template that cannot be used."""
+        layout = await self._met()
+        if self._reasoning is None:
+            heads = [layout.asked(turns(self._spec, each.shown, None)) for each in questions]
+            return await self._run.on_device(self._read, layout, heads, [0] * len(heads))
+        batch = self._to_think(layout, questions)
+        written = await self._reasoning.generate(batch)
+        of: list[int] = written[GROUP].tolist()
+        sizes: list[int] = torch.bincount(written[SEQ], minlength=len(of)).tolist()
+        heads = [
+            layout.asked(turns(self._spec, questions[at].shown, prompts.said(text)))
+            for at, text in zip(of, written[COMPLETIONS], strict=True)
+        ]
+        read: list[int] = torch.bincount(batch[PROMPT_GROUP], minlength=len(questions)).tolist()
+        spent = [read[at] + size for at, size in zip(of, sizes, strict=True)]
+        found = await self._run.on_device(self._read, layout, heads, spent)
+        return [
+            averaged([each for each, whose in zip(found, of, strict=True) if whose == at])
+            for at in range(len(questions))
+        ]
+
+    async def _met(self) -> Layout:
+        """How its tokens are laid out, once it was looked at."""
+        async with self._meeting:
+            if self._layout is None:
+                weights = self._model.weights()
+                self._layout = await anyio.to_thread.run_sync(Layout, self._spec, weights.origin)
+                if self._reasoning:
+                    await self._reasoning.sync_weights(weights)
+            return self._layout
+
+    def _to_think(self, layout: Layout, questions: Sequence[Question]) -> Batch:
+        """The questions as prompts of whoever writes reasonings."""
+        asked = [thinking(self._spec, each.shown) for each in questions]
+        tokens = [layout.tokens(each) for each in asked]
+        return Batch(
+            {
+                IDS: [each.name for each in questions],
+                PROMPTS: asked,
+                PROMPT_TOKENS: torch.tensor([token for part in tokens for token in part], dtype=torch.int64),
+                PROMPT_GROUP: owners([len(part) for part in tokens]),
+            }
+        )
+
+    def _read(self, layout: Layout, heads: Sequence[list[int]], spent: Sequence[int]) -> list[Verdict]:
+        """The verdict behind each of these beginnings. spent: tokens that went before."""
+        longest = max(map(len, layout.labels))
+        fit = [at for at, head in enumerate(heads) if len(head) + longest <= self._spec.max_tokens]
+        found = [Verdict((), 0.0, some, "long") for some in spent]
+        chances = self._chances(layout, [heads[at] for at in fit])
+        for at, each in zip(fit, chances, strict=True):
+            own = exclusive(each, layout.labels)
+            found[at] = verdict(own, self._spec.least_mass, spent[at] + len(heads[at]))
+        return found
+
+    def _chances(self, layout: Layout, heads: Sequence[list[int]]) -> list[list[float]]:
+        """The probability of each label behind each beginning: that its tokens come next."""
+        if not heads:
+            return []
+        count = len(layout.labels)
+        tails = [token for _ in heads for label in layout.labels for token in label]
+        batch = Batch(
+            {
+                IDS: [str(at) for at in range(len(heads))],
+                GROUP: owners([count] * len(heads)),
+                PROMPT_TOKENS: torch.tensor([token for head in heads for token in head], dtype=torch.int64),
+                PROMPT_GROUP: owners([len(head) for head in heads]),
+                TOKENS: torch.tensor(tails, dtype=torch.int64),
+                SEQ: owners([len(label) for _ in heads for label in layout.labels]),
+            }
+        )
+        logprobs = self._model.annotate(batch, fields(LOGPROBS_OLD))[LOGPROBS_OLD]
+        sums = segment_sum(logprobs.double(), batch[SEQ], count * len(heads))
+        found: list[list[float]] = sums.exp().view(-1, count).tolist()
+        return found
+
+
+class Layout:
+    """How a conversation becomes tokens of a model, and what follows it if a label does.
+
+    labels: the tokens of each label, behind `asked`. Raises UserError for a chat template that changes what it is
+    given, and for labels that begin with the same tokens.
+    """
+
+    def __init__(self, spec: menu.Judge, origin: str) -> None:
+        from transformers import AutoTokenizer
+
+        tokenizers: Any = AutoTokenizer
+        self._tokenizer: Any = tokenizers.from_pretrained(origin)
+        self._origin = origin
+        self._chats = bool(self._tokenizer.chat_template)
+        self._frame = cache(self._frame_of)
+        prefix = prompts.PREFIX[spec.form] if spec.prefix is None else spec.prefix
+        # Behind a word or a colon comes a blank, which is a part of the label's token.
+        blank = " " if prefix and (prefix[-1].isalnum() or prefix[-1] in ":.,") else ""
+        roles = ("user", "assistant", "user") if spec.reasoning else ("user",)
+        ending = self._frame(roles)[-1]
+        spelled = [self._ids(f"{ending}{prefix}{blank}{label}") for label in spec.labels]
+        shared = next(
+            (at for at, tokens in enumerate(zip(*spelled, strict=False)) if len(set(tokens)) > 1),
+            min(map(len, spelled)) - 1,
+        )
+        self._end = spelled[0][:shared]
+        self.labels = [tokens[shared:] for tokens in spelled]
+
+    def asked(self, conversation: Sequence[Message]) -> list[int]:
+        """A conversation up to where the verdict stands."""
+        return [*self._pieces(conversation), *self._end]
+
+    def tokens(self, conversation: Sequence[Message]) -> list[int]:
+        """A conversation up to where an answer begins."""
+        return [*self._pieces(conversation), *self._ids(self._frame(_roles(conversation))[-1])]
+
+    def _pieces(self, conversation: Sequence[Message]) -> list[int]:
+        """All but what stands behind the last turn."""
+        frame = self._frame(_roles(conversation))
+        opening = [] if self._chats else self._opening()
+        parts = [
+            [*self._ids(before), *self._ids(turn["content"], plain=True)]
+            for before, turn in zip(frame[:-1], conversation, strict=True)
+        ]
+        return [*opening, *(token for part in parts for token in part)]
+
+    def _frame_of(self, roles: tuple[str, ...]) -> list[str]:
+        """What the chat template writes before each turn of a conversation, and behind the last."""
+        if not self._chats:
+            return ["", *["\n\n"] * len(roles)]
+        marks = [_PLACE.format(at) for at in range(len(roles))]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        places = [text.find(mark) for mark in marks]
+        if any(text.count(mark) != 1 for mark in marks) or places != sorted(places):
+            what = f"the chat template of {self._origin} does not keep what is said in {len(roles)} turns"
+            raise UserError(Problem(WHERE, what, "ask another model, or one behind a server: openai-judge"))
+        ends = [0, *(place + len(mark) for place, mark in zip(places, marks, strict=True))]
+        return [text[start:end] for start, end in zip(ends, [*places, len(text)], strict=True)]
+
+    def _opening(self) -> list[int]:
+        """The begin token, of a tokenizer that opens every text with it; a chat template writes its own."""
+        begin = self._tokenizer.bos_token_id
+        first: list[int] = self._tokenizer("a")["input_ids"][:1]
+        return [begin] if first == [begin] else []
+
+    def _ids(self, text: str, *, plain: bool = False) -> list[int]:
+        """Tokens of a text. plain: marks in it are letters."""
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
+
+
+def _roles(conversation: Sequence[Message]) -> tuple[str, ...]:
+    return tuple(turn["role"] for turn in conversation)
