@@ -153,7 +153,8 @@ SCORES_STD: Field[Tensor] = Field("scores_std", "seq", "float32")
 SCALE: Field[Any] = Field("scale")
 """What the scores of a reward model were on its holdout: kept beside its weights, on no batch."""
 SCORE_PARTS: Field[list[dict[str, float]]] = Field("score_parts", "seq")
-"""What each of several scorers said of a completion, by its name."""
+"""What each of several scorers said of a completion, by its name; or numbers by which to trust what one said. What is
+not there for a completion is not known of it."""
 STEP_SCORES: Field[Tensor] = Field("step_scores", "step", "float32")
 """Log-odds that a step is right."""
 FINISH: Field[list[str]] = Field("finish", "seq")

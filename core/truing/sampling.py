@@ -100,8 +100,9 @@ def numbers_of(wave: Batch) -> dict[str, float]:
         found["score/deviation"] = fmean((score - found["score"]) ** 2 for score in scores) ** 0.5
     if SCORES_STD in wave:
         found["score/disagreement"] = fmean(compress(_numbers(wave[SCORES_STD]), own))
-    parts: list[dict[str, float]] = list(compress(wave[SCORE_PARTS], own)) if SCORE_PARTS in wave else [{}]
-    return {**found, **{f"score/{name}": fmean(part[name] for part in parts) for name in parts[0]}}
+    parts: list[dict[str, float]] = list(compress(wave[SCORE_PARTS], own)) if SCORE_PARTS in wave else []
+    names = {name: None for part in parts for name in part}
+    return {**found, **{f"score/{name}": fmean(part[name] for part in parts if name in part) for name in names}}
 
 
 def _numbers(values: Iterable[object]) -> list[float]:
