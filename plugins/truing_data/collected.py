@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def formed(row: Kept, spec: Collected) -> Group | None:
         if not row.pairs:
             return None
         margins = [row.scores[better] - row.scores[worse] for better, worse in row.pairs] if spec.margins else []
-        return msgspec.structs.replace(whole, pairs=row.pairs, extra={MARGIN: margins} if spec.margins else {})
+        pairs = turned(row, spec.noise)
+        return msgspec.structs.replace(whole, pairs=pairs, extra={MARGIN: margins} if spec.margins else {})
     if spec.form == "steps":
         return msgspec.structs.replace(whole, extra=_steps(row)) if any(row.step_labels) else None
     if spec.form == "labels":
@@ -72,6 +74,13 @@ def formed(row: Kept, spec: Collected) -> Group | None:
     if spec.threshold is not None and row.scores[best] < spec.threshold:
         return None
     return msgspec.structs.replace(whole, completions=[completions[best]])
+
+
+def turned(row: Kept, noise: float) -> list[tuple[int, int]]:
+    """The pairs of a group, each turned round with probability `noise`, decided by a hash of the group's id and of the
+    pair's place."""
+    chance = [random.Random(f"noise/{row.id}/{at}").random() for at in range(len(row.pairs))]
+    return [(b, a) if drawn < noise else (a, b) for drawn, (a, b) in zip(chance, row.pairs, strict=True)]
 
 
 def ranks(scores: Sequence[float]) -> list[int]:

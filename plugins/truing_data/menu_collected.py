@@ -82,6 +82,15 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
     mismatched: Annotated[
         bool, Meta(description="labels: add to every prompt a completion of another one, marked as such, for KTO")
     ] = False
+    noise: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            description="pairs: share of them that are turned round, as annotators who err would; which ones depends "
+            "on their ids alone, so all who read the file are told the same",
+        ),
+    ] = 0.0
     skip: Annotated[int, Meta(ge=0, description="groups left out at the start, those kept for a holdout")] = 0
     limit: Annotated[int | None, Meta(description="how many groups to use, after `skip`; all when not given")] = None
     bootstrap: Bootstrap = None
@@ -108,6 +117,9 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
             yield Fault("threshold", f'threshold has no effect with form = "{self.form}"', "take it out")
         if self.margins and self.form != "pairs":
             yield Fault("margins", "margins are of pairs", 'write form = "pairs", or take it out')
+        if self.noise and (self.form != "pairs" or self.margins):
+            what = "margins are of pairs as they are" if self.margins else "noise turns pairs round, and there are none"
+            yield Fault("noise", what, "take it out, or read pairs without margins")
         if self.mismatched and self.form != "labels":
             yield Fault("mismatched", "mismatched is for labelled completions", 'write form = "labels", or take it out')
         if self.limit is not None and self.limit < 1:

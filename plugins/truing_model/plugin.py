@@ -299,6 +299,17 @@ class AdamW(OptimizerSpec, frozen=True, kw_only=True):
 def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
     # Here, because they are made from the specs above.
+    from truing_model.menu_divergence import Divergence
     from truing_model.menu_process import ProcessRewardModel, ProcessScorer
 
-    return [ProcessRewardModel, ProcessScorer, CausalLm, RewardModel, RewardEnsemble, RewardScorer, ScratchLm, AdamW]
+    return [
+        ProcessRewardModel,
+        ProcessScorer,
+        CausalLm,
+        RewardModel,
+        RewardEnsemble,
+        RewardScorer,
+        ScratchLm,
+        AdamW,
+        Divergence,
+    ]

@@ -117,6 +117,24 @@ def test_a_row_that_is_no_group_is_told_with_its_line(row: dict[str, Any], told:
     assert told in problem.what
 
 
+def test_noise_turns_a_share_of_the_pairs_round_and_the_same_ones_for_everybody(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{n}", "prompt": "p", "completions": ["good", "bad"], "scores": [1.0, 0.0], "pairs": [[0, 1]]}
+        for n in range(2000)
+    ]
+    run = written(tmp_path, *rows)
+    batch, _ = read(run, form="pairs", noise=0.25)
+    turned = [at for at, better in enumerate(batch[CHOSEN].tolist()) if batch[COMPLETIONS][better] == "bad"]
+    # A quarter of 2,000, within four standard errors.
+    assert abs(len(turned) - 500) < 78
+    assert all(a != b for a, b in zip(batch[CHOSEN].tolist(), batch[REJECTED].tolist(), strict=True))
+    later, _ = read(run, form="pairs", noise=0.25, skip=1000)
+    said = [batch[COMPLETIONS][better] for better in batch[CHOSEN].tolist()]
+    assert [later[COMPLETIONS][better] for better in later[CHOSEN].tolist()] == said[1000:]
+    clean, _ = read(run, form="pairs")
+    assert {clean[COMPLETIONS][better] for better in clean[CHOSEN].tolist()} == {"good"}
+
+
 def test_nothing_left_in_a_form_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no group is left of 1 in the form rankings"):
         read(written(tmp_path, ROWS[2]), form="rankings")
@@ -130,6 +148,8 @@ def test_nothing_left_in_a_form_is_told(tmp_path: Path) -> None:
         ({"form": "best", "margins": True}, "margins"),
         ({"form": "best", "mismatched": True}, "mismatched"),
         ({"form": "best", "limit": 0}, "limit"),
+        ({"form": "rankings", "noise": 0.25}, "noise"),
+        ({"form": "pairs", "margins": True, "noise": 0.25}, "noise"),
     ],
 )
 def test_options_of_another_form_are_refused(options: dict[str, Any], option: str) -> None:
