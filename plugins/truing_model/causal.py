@@ -29,11 +29,13 @@ from truing.fields import (
     IDS,
     LOGPROBS,
     LOGPROBS_OLD,
+    LOGPROBS_PROXIMAL,
     LOGPROBS_REF,
     PROMPT_TOKENS,
     SEQ,
     TOKENS,
     VALUES,
+    VALUES_OLD,
     VERSION,
     Batch,
     Field,
@@ -55,6 +57,13 @@ from truing_model.step import StepSums, counts_of, surrogate
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
 from truing_tensor.machine import bf16_is_faster, keep_freed_memory
+
+_AS_IT_IS: Mapping[Field[Any], Field[Tensor]] = {
+    LOGPROBS_OLD: LOGPROBS,
+    LOGPROBS_PROXIMAL: LOGPROBS,
+    VALUES_OLD: VALUES,
+}
+"""What the model says before it learns from a batch, and as what a loss reads it."""
 
 
 class CausalLm:
@@ -115,15 +124,17 @@ class CausalLm:
         return encoded
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
-        """Add what a loss needs and learning does not change: LOGPROBS_REF and LOGPROBS_OLD [token], where the batch
-        has none yet. Raises Stopped."""
+        """Add what a loss needs and learning does not change: LOGPROBS_REF [token], and LOGPROBS_OLD, LOGPROBS_PROXIMAL
+        and VALUES_OLD [token] where the batch has none yet. Raises Stopped."""
         if LOGPROBS_REF in wanted:
             # What was sampled is never met again, so its answers are not kept.
             ask = self._ask_anew if VERSION in batch else self._ask_reference
             batch = batch.put(LOGPROBS_REF, ask(batch))
-        if LOGPROBS_OLD in wanted and LOGPROBS_OLD not in batch:
-            batch = batch.put(LOGPROBS_OLD, self._look(self.network, batch)[LOGPROBS])
-        return batch
+        missing = wanted & _AS_IT_IS.keys() - batch.keys()
+        if not missing:
+            return batch
+        found = self._look(self.network, batch)
+        return batch.put_all({key: found[_AS_IT_IS[key]] for key in missing})
 
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn for so many steps."""

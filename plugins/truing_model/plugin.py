@@ -16,6 +16,7 @@ from truing.fields import (
     IDS,
     LOGPROBS,
     LOGPROBS_OLD,
+    LOGPROBS_PROXIMAL,
     LOGPROBS_REF,
     MEMBER_SCORES,
     PROMPT_GROUP,
@@ -26,6 +27,7 @@ from truing.fields import (
     SEQ,
     TOKENS,
     VALUES,
+    VALUES_OLD,
     Fields,
     fields,
 )
@@ -40,6 +42,7 @@ Arithmetic = Annotated[
     Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")]
+_VALUED = "with value_head = true"
 _BESIDE = "that learned beside a [holdout] of comparisons"
 
 
@@ -84,7 +87,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
     ] = False
 
     planner: ClassVar[str] = "truing_model.planning:plan"
-    offers: ClassVar = {VALUES: "with value_head = true"}
+    offers: ClassVar = {VALUES: _VALUED, VALUES_OLD: _VALUED}
 
     def requires(self) -> Fields:
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
@@ -93,8 +96,8 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         return fields(PROMPT_TOKENS, PROMPT_GROUP)
 
     def provides(self) -> Fields:
-        policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, ENTROPY, COLLISION_ENTROPY)
-        return ENCODED | policy | (fields(VALUES) if self.value_head else fields())
+        policy = fields(LOGPROBS, LOGPROBS_REF, LOGPROBS_OLD, LOGPROBS_PROXIMAL, ENTROPY, COLLISION_ENTROPY)
+        return ENCODED | policy | (fields(VALUES, VALUES_OLD) if self.value_head else fields())
 
     def problems(self) -> Iterable[Fault]:
         if not self.lora_rank:
@@ -300,9 +303,11 @@ def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
     # Here, because they are made from the specs above.
     from truing_model.menu_divergence import Divergence
+    from truing_model.menu_policy import Policy
     from truing_model.menu_process import ProcessRewardModel, ProcessScorer
 
     return [
+        Policy,
         ProcessRewardModel,
         ProcessScorer,
         CausalLm,

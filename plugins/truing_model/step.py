@@ -64,7 +64,7 @@ class StepSums:
 
     def report(self) -> dict[str, float]:
         """The step's loss, its terms and metrics; terms apart and with their shares only where there are several."""
-        found = {"loss": sum(self.terms.values()), **with_correlations(with_ratios(self.metrics))}
+        found = {"loss": sum(self.terms.values()), **with_explained(with_correlations(with_ratios(self.metrics)))}
         if len(self.terms) > 1:
             found |= {f"loss/{name}": value for name, value in self.terms.items()}
             found |= {f"gradient/{name}": self.shares[name] ** 0.5 for name in self.terms}
@@ -100,6 +100,21 @@ def with_correlations(means: Mapping[str, float]) -> dict[str, float]:
         # What is left of a difference of two equal numbers is no spread.
         if spread_x > _ROUNDING * xx and spread_y > _ROUNDING * yy:
             found[name] = max(-1.0, min(1.0, (xy - x * y) / (spread_x * spread_y) ** 0.5))
+    return found
+
+
+def with_explained(means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics, with the share NAME of the variance of what is true that a guess explains, 1 - Var[t - g] / Var[t], in
+    place of the moments of the truth t and of its error e, NAME|t, NAME|tt, NAME|e and NAME|ee.
+
+    Left out where the truth is the same for all.
+    """
+    names = [name.removesuffix("|tt") for name in means if name.endswith("|tt")]
+    found = {key: value for key, value in means.items() if key.rpartition("|")[0] not in names}
+    for name in names:
+        t, tt, e, ee = (means[f"{name}|{moment}"] for moment in ("t", "tt", "e", "ee"))
+        if tt - t * t > _ROUNDING * tt:
+            found[name] = 1 - (ee - e * e) / (tt - t * t)
     return found
 
 
