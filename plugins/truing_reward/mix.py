@@ -20,10 +20,14 @@ class Mix:
         self._weights = {name: spec.weights.get(name, 1.0) for name in spec.of}
 
     async def score(self, batch: Batch) -> Batch:
-        """The batch with SCORES [seq], and SCORE_PARTS [seq]: what each scorer said. Raises what any of them raises."""
+        """The batch with SCORES [seq], and SCORE_PARTS [seq]: what each scorer said, and its parts under its
+        name. Raises what any of them raises."""
         answers = await gathered([partial(scorer.score, batch) for scorer in self._scorers.values()])
         said = [answer[SCORES].float() for answer in answers]
         whole = torch.stack([self._weights[name] * part for name, part in zip(self._scorers, said, strict=True)]).sum(0)
         rows = zip(*(part.tolist() for part in said), strict=True)
         parts = [dict(zip(self._scorers, cast("tuple[float, ...]", row), strict=True)) for row in rows]
+        for name, answer in zip(self._scorers, answers, strict=True):
+            for part, inner in zip(parts, answer.get(SCORE_PARTS, ()), strict=SCORE_PARTS in answer):
+                part |= {f"{name}/{each}": value for each, value in inner.items()}
         return batch.put_all({SCORES: whole, SCORE_PARTS: parts})
