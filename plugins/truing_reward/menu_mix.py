@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from truing.errors import did_you_mean
-from truing.fields import SCORE_PARTS, SCORES, Fields, fields
+from truing.fields import COMPLETIONS, GROUP, IDS, PROMPTS, SCORE_PARTS, SCORES, Fields, fields
 from truing.stage import Fault, ScorerSpec
 
 
@@ -28,10 +28,18 @@ class Mix(ScorerSpec, frozen=True, kw_only=True):
     weights: Annotated[
         dict[str, float], Meta(description="weight of each scorer by its name; 1 for one that is not named")
     ] = {}
+    keep: Annotated[
+        bool,
+        Meta(
+            description="write what each said of every completion to scores.jsonl in the phase's folder, a line for "
+            "each prompt that is asked, with the version of the weights: for `truing overoptimize`"
+        ),
+    ] = False
 
     def requires(self) -> Fields:
-        """What any of them needs."""
-        return fields().union(*(scorer.requires() for scorer in self.of.values()))
+        """What any of them needs; what is written down has texts."""
+        own = fields(IDS, PROMPTS, COMPLETIONS, GROUP) if self.keep else fields()
+        return own.union(*(scorer.requires() for scorer in self.of.values()))
 
     def provides(self) -> Fields:
         """The sum, and what it is made of."""

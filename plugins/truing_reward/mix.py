@@ -5,11 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+import msgspec
 import torch
 
+from truing.collect import rows_of
 from truing.fields import SCORE_PARTS, SCORES, Batch
 from truing.run import Run, gathered
 from truing_reward import menu_mix
+
+KEPT = "scores.jsonl"
+"""What was said of whatever was scored, in the order of asking; a resumed phase adds to it."""
 
 
 class Mix:
@@ -18,6 +23,7 @@ class Mix:
     def __init__(self, spec: menu_mix.Mix, run: Run) -> None:
         self._scorers = {name: scorer.build(run) for name, scorer in spec.of.items()}
         self._weights = {name: spec.weights.get(name, 1.0) for name in spec.of}
+        self._kept = run.phase_folder / KEPT if spec.keep else None
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES [seq], and SCORE_PARTS [seq]: what each scorer said, and its parts under its
@@ -30,4 +36,9 @@ class Mix:
         for name, answer in zip(self._scorers, answers, strict=True):
             for part, inner in zip(parts, answer.get(SCORE_PARTS, ()), strict=SCORE_PARTS in answer):
                 part |= {f"{name}/{each}": value for each, value in inner.items()}
-        return batch.put_all({SCORES: whole, SCORE_PARTS: parts})
+        scored = batch.put_all({SCORES: whole, SCORE_PARTS: parts})
+        if self._kept:
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            with self._kept.open("ab") as file:
+                file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows_of(scored)))
+        return scored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,20 @@ import torch
 
 from truing.bus import Bus
 from truing.errors import UserError
-from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, SCORE_PARTS, SCORES, TOKENS, Batch
+from truing.fields import (
+    ANSWERS,
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    PROMPTS,
+    SCORE_PARTS,
+    SCORES,
+    TOKENS,
+    VERSION,
+    Batch,
+    fields,
+)
 from truing.run import Run, Stopped
 from truing.sampling import numbers_of
 from truing.stage import ScorerSpec
@@ -55,6 +69,20 @@ def test_scores_are_summed_by_weight_and_each_is_kept_under_its_name() -> None:
     assert batch[SCORES].tolist() == [4.0, 4.0]
     assert batch[SCORE_PARTS] == [{"two": 2.0, "three": 3.0, "gold": 9.0}] * 2
     assert numbers_of(batch)["score/gold"] == 9.0
+
+
+def test_what_is_kept_is_a_line_for_each_prompt_with_what_each_scorer_said_under_which_weights(tmp_path: Path) -> None:
+    of: dict[str, ScorerSpec] = {"proxy": Constant(value=2.0), "gold": Constant(value=9.0)}
+    run = Run("test", tmp_path, 0, Bus()).at("rl", fields())
+    mix = Mix(of=of, weights={"gold": 0.0}, keep=True).build(run)
+    asked = {IDS: ["a", "b"], PROMPTS: ["2+2", "2+3"], ANSWERS: ["4", "5"], GROUP: torch.tensor([0, 1])}
+    batch = BATCH.put_all(asked)
+    anyio.run(mix.score, batch.put(VERSION, torch.tensor([3, 3])))
+    anyio.run(mix.score, batch.put(VERSION, torch.tensor([4, 4])))
+    lines = [json.loads(line) for line in (tmp_path / "rl" / "scores.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["version"]) for line in lines] == [("a", [3]), ("b", [3]), ("a", [4]), ("b", [4])]
+    assert lines[1]["completions"] == ["5"]
+    assert (lines[1]["scores"], lines[1]["score_parts"]) == ([2.0], [{"proxy": 2.0, "gold": 9.0}])
 
 
 def test_a_stop_that_one_of_them_sees_is_a_stop() -> None:
