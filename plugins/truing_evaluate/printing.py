@@ -79,7 +79,7 @@ def show_selection(told: Selection) -> None:
         row += [_share(choice.oracle)] if choice.oracle is not None else []
         score = next((some.score for some in choice.chosen if some.score is not None), None)
         rows.append([*row, f"{score:.3f}", f"{choice.kl:.2f}"] if score is not None else row)
-    _print(heads, rows)
+    columns(heads, rows)
     if len({choice.prompts for choice in told.choices}) > 1:
         print("\nlines with other numbers of prompts are not of the same prompts: compare them with care")
 
@@ -92,6 +92,13 @@ def figure(told: Figure) -> str:
 def signed(told: Figure) -> str:
     """A difference with its interval."""
     return f"{told.value:+.3f} [{told.low:+.3f}, {told.high:+.3f}]"
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Print a table, its columns as wide as they must be."""
+    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+    for row in [heads, *rows]:
+        print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _show_pairs(told: Pairwise, scores: str) -> None:
@@ -233,13 +240,7 @@ def _facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(f"\n{title}")
-    _print(heads, rows, "  ")
-
-
-def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    for row in [heads, *rows]:
-        print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    columns(heads, rows, "  ")
 
 
 def _share(value: float | None) -> str:

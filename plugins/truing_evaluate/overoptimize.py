@@ -1,0 +1,135 @@
+"""`truing overoptimize`: its options, what it prints, and the picture it draws."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from truing.errors import Problem, UserError
+from truing_evaluate.commands import Json, Mlflow
+
+if TYPE_CHECKING:
+    from truing_evaluate.overoptimization import Course, Law, Overoptimization, Spot
+    from truing_evaluate.shapes import Figure
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", help="A run, RUN/PHASE, or a file of completions that a mix scored.", show_default=False
+    ),
+]
+Gold = Annotated[str, typer.Option(metavar="NAME", help="The member of the mix that says what was meant.")]
+Proxy = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Best of n by this member; may be repeated; else by every one.")
+]
+Kl = Annotated[str, typer.Option(metavar="NAME", help="The member that says how far a policy that learns has gone.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw all of it: .png or .svg.")]
+
+
+def overoptimize(
+    runs: Files,
+    gold: Gold = "gold",
+    proxy: Proxy = None,
+    kl: Kl = "kl",
+    plot: Plot = None,
+    json: Json = False,
+    mlflow: Mlflow = False,
+) -> None:
+    """Say what pleasing a proxy does to gold: where gold peaks, and how far it falls behind that.
+
+    Reads what a scorer `mix` said of samples, the best of n by each member, and what a mix with keep = true said while
+    a policy learned. The laws of arXiv:2210.10760 are fitted.
+    """
+    if importlib.util.find_spec("numpy") is None:
+        raise UserError(Problem("truing overoptimize", "numpy is not installed", "pip install 'truing[evaluate]'"))
+    from truing_evaluate import overoptimization
+
+    if plot is not None:
+        _drawable(plot)
+    report = overoptimization.report(runs, gold, proxy or [], kl)
+    if plot is not None:
+        _draw(report, plot)
+    if mlflow:
+        _send(report, {"gold": gold, "proxy": proxy or [], "kl": kl})
+    if json:
+        # Infinity is no number of JSON: msgspec writes null.
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _show(report)
+
+
+def _show(report: Overoptimization) -> None:
+    print(f"{report.file}: gold is {report.gold}, counted from where nothing was done")
+    print(f"intervals: {report.intervals}")
+    for course in report.courses:
+        _show_course(course)
+
+
+def _show_course(course: Course) -> None:
+    from truing_evaluate.printing import columns, signed
+
+    what = "best of n by" if course.way == "best" else "learned in"
+    print(f"\n{what} {course.name}, {course.prompts:,} prompts, gold {course.start:.3f} at the start")
+    said = "at n =" if course.way == "best" else "after step"
+    print(f"  most gold  {signed(course.gain)} {said} {course.best:g}")
+    print(f"  since      {signed(_turned(course.fall))}, the proxy {signed(course.proxy_gain)}")
+    if course.law:
+        print(f"  law        {_law(course.law)}")
+    head = ("N", "KL <=", "KL") if course.way == "best" else ("STEP", "KL")
+    columns((*head, "GOLD", "PROXY"), [_row(spot) for spot in course.points], "  ")
+
+
+def _row(spot: Spot) -> tuple[str, ...]:
+    from truing_evaluate.printing import signed
+
+    bound = () if spot.bound is None else (f"{spot.bound:.2f}",)
+    return (f"{spot.n:g}", *bound, f"{spot.kl.value:.2f}", signed(spot.gold), signed(spot.proxy))
+
+
+def _law(law: Law) -> str:
+    from truing_evaluate.printing import signed
+
+    numbers = f"alpha {signed(law.alpha)}, beta {signed(law.beta)}"
+    where = f"peak at d = {_plain(law.peak)}, {law.verdict}"
+    return f"{law.formula}: {numbers}\n             {where}"
+
+
+def _plain(told: Figure) -> str:
+    return f"{told.value:.2f} [{told.low:.2f}, {told.high:.2f}]"
+
+
+def _turned(told: Figure) -> Figure:
+    """A loss as a gain; 0 stays without a sign."""
+    return msgspec.structs.replace(told, value=0.0 - told.value, low=0.0 - told.high, high=0.0 - told.low)
+
+
+def _drawable(path: Path) -> None:
+    """Raises UserError before anything is computed."""
+    if path.suffix not in (".png", ".svg"):
+        raise UserError(Problem("--plot", f"{path.name} is no picture that can be drawn", "name it .png or .svg"))
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(Problem("--plot", "matplotlib is not installed", "pip install 'truing[mlflow]' brings it"))
+
+
+def _draw(report: Overoptimization, path: Path) -> None:
+    from truing_evaluate.course_plots import picture
+
+    try:
+        picture(report).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot write this file: {error.strerror}")) from None
+    print(f"picture: {path}", file=sys.stderr)
+
+
+def _send(report: Overoptimization, options: dict[str, str | list[str]]) -> None:
+    from truing_evaluate.course_plots import picture
+    from truing_evaluate.tracking import send
+
+    drawn = {"overoptimization.png": picture(report)} if importlib.util.find_spec("matplotlib") else {}
+    run = send(report, f"overoptimize {report.file}", report.file, options, drawn)
+    print(f"MLflow run: {run}", file=sys.stderr)
