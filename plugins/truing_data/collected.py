@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from truing.errors import Problem, UserError
-from truing.fields import LABEL, MARGIN, RANK, STEP_INDEX, STEP_LABELS, STEP_SEQ, STEPS, Field, Group, Text
+from truing.fields import LABEL, MARGIN, RANK, SOFT, STEP_INDEX, STEP_LABELS, STEP_SEQ, STEPS, Field, Group, Text
 from truing.journal import GROUPS
 from truing.run import Run
 from truing_data.forms import finished
@@ -21,14 +21,16 @@ from truing_data.steps import check_labels
 
 
 class Kept(msgspec.Struct, kw_only=True):
-    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`. steps: all steps of each
-    completion; step_index, step_labels: of each, which of them are judged, and how."""
+    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`; soft: of each, how likely
+    that is so. steps: all steps of each completion; step_index, step_labels: of each, which of them are judged, and
+    how."""
 
     id: str
     prompt: Text
     completions: list[Text]
     scores: list[float] = []
     pairs: list[tuple[int, int]] = []
+    soft: list[float] = []
     steps: list[list[str]] = []
     step_index: list[list[int]] = []
     step_labels: list[list[float]] = []
@@ -60,9 +62,10 @@ def formed(row: Kept, spec: Collected) -> Group | None:
     if spec.form == "pairs":
         if not row.pairs:
             return None
-        margins = [row.scores[better] - row.scores[worse] for better, worse in row.pairs] if spec.margins else []
-        pairs = turned(row, spec.noise)
-        return msgspec.structs.replace(whole, pairs=pairs, extra={MARGIN: margins} if spec.margins else {})
+        extra: dict[Field[Any], list[Any]] = {SOFT: row.soft} if spec.soft else {}
+        if spec.margins:
+            extra[MARGIN] = [row.scores[better] - row.scores[worse] for better, worse in row.pairs]
+        return msgspec.structs.replace(whole, pairs=turned(row, spec.noise), extra=extra)
     if spec.form == "steps":
         return msgspec.structs.replace(whole, extra=_steps(row)) if any(row.step_labels) else None
     if spec.form == "labels":
@@ -114,6 +117,10 @@ def _fault(row: Kept, spec: Collected) -> str:
         return _step_fault(row, count)
     if (spec.form != "pairs" or spec.margins) and len(row.scores) != count:
         return f"{len(row.scores)} scores for {count} completions"
+    if spec.soft and len(row.soft) != len(row.pairs):
+        return f"{len(row.soft)} values of `soft` for {len(row.pairs)} pairs"
+    if any(not 0 <= soft <= 1 for soft in row.soft):
+        return "a value of `soft` that is no probability"
     outside = [place for pair in row.pairs for place in pair if not 0 <= place < count]
     return f"a pair names completion {outside[0]}, and there are {count}, counted from 0" if outside else ""
 

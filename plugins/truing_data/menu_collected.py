@@ -20,6 +20,7 @@ from truing.fields import (
     RANK,
     REJECTED,
     SCORES,
+    SOFT,
     STEP_INDEX,
     STEP_LABELS,
     STEP_SEQ,
@@ -59,6 +60,7 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
     offers: ClassVar[Mapping[Field[Any], str]] = {
         **{key: f'with form = "{how}' for key, how in _HOW.items()},
         MARGIN: 'with form = "pairs" and margins = true',
+        SOFT: 'with form = "pairs" and soft = true, of what a judge said with label_pairs = true',
         MISMATCHED: 'with form = "labels" and mismatched = true',
     }
 
@@ -79,6 +81,9 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         Meta(description="labels: the least score of a desirable one; best: of one that is learned from; else all are"),
     ] = None
     margins: Annotated[bool, Meta(description="pairs: hand on by how much the better one scored higher")] = False
+    soft: Annotated[
+        bool, Meta(description="pairs: hand on the probability that the better one is better, as a judge gave it")
+    ] = False
     mismatched: Annotated[
         bool, Meta(description="labels: add to every prompt a completion of another one, marked as such, for KTO")
     ] = False
@@ -99,12 +104,14 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
     def provides(self) -> Fields:
         """Groups in the form asked for."""
         more = (fields(MARGIN) if self.margins else fields()) | (fields(MISMATCHED) if self.mismatched else fields())
+        more |= fields(SOFT) if self.soft else fields()
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP) | _FORMS[self.form] | more
 
     def reads(self) -> Fields:
         """Pairs or judged steps, or the scores to make the form of."""
         if self.form in ("pairs", "steps"):
-            return _FORMS[self.form] | (fields(SCORES) if self.margins else fields())
+            more = (fields(SCORES) if self.margins else fields()) | (fields(SOFT) if self.soft else fields())
+            return _FORMS[self.form] | more
         return fields(SCORES)
 
     def problems(self) -> Iterator[Fault]:
@@ -120,6 +127,8 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         if self.noise and (self.form != "pairs" or self.margins):
             what = "margins are of pairs as they are" if self.margins else "noise turns pairs round, and there are none"
             yield Fault("noise", what, "take it out, or read pairs without margins")
+        if self.soft and self.form != "pairs":
+            yield Fault("soft", "how sure a judge was is said of pairs", 'write form = "pairs", or take it out')
         if self.mismatched and self.form != "labels":
             yield Fault("mismatched", "mismatched is for labelled completions", 'write form = "labels", or take it out')
         if self.limit is not None and self.limit < 1:

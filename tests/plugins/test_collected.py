@@ -11,7 +11,20 @@ import pytest
 
 from truing.bus import Bus
 from truing.errors import UserError
-from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, LABEL, MARGIN, MISMATCHED, PROMPTS, RANK, REJECTED, Batch
+from truing.fields import (
+    CHOSEN,
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    LABEL,
+    MARGIN,
+    MISMATCHED,
+    PROMPTS,
+    RANK,
+    REJECTED,
+    SOFT,
+    Batch,
+)
 from truing.run import Run
 from truing_data.menu_collected import Collected
 
@@ -140,12 +153,27 @@ def test_nothing_left_in_a_form_is_told(tmp_path: Path) -> None:
         read(written(tmp_path, ROWS[2]), form="rankings")
 
 
+def test_pairs_keep_how_sure_a_judge_was_of_each(tmp_path: Path) -> None:
+    batch, skipped = read(written(tmp_path, {**ROWS[0], "soft": [0.9, 0.5]}, ROWS[2]), form="pairs", soft=True)
+    assert batch[SOFT].tolist() == pytest.approx([0.9, 0.5])
+    assert (batch[CHOSEN].tolist(), batch[REJECTED].tolist(), skipped) == ([0, 2], [1, 1], 1)
+
+
+@pytest.mark.parametrize(
+    ("soft", "told"), [([0.9], "1 values of `soft` for 2 pairs"), ([0.9, 1.5], "that is no probability")]
+)
+def test_certainty_that_cannot_be_is_refused_with_its_line(tmp_path: Path, soft: list[float], told: str) -> None:
+    with pytest.raises(UserError, match=rf"groups.jsonl:1 .*{told}"):
+        read(written(tmp_path, {**ROWS[0], "soft": soft}), form="pairs", soft=True)
+
+
 @pytest.mark.parametrize(
     ("options", "option"),
     [
         ({"form": "labels"}, "form"),
         ({"form": "pairs", "threshold": 1.0}, "threshold"),
         ({"form": "best", "margins": True}, "margins"),
+        ({"form": "best", "soft": True}, "soft"),
         ({"form": "best", "mismatched": True}, "mismatched"),
         ({"form": "best", "limit": 0}, "limit"),
         ({"form": "rankings", "noise": 0.25}, "noise"),
