@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from truing.attempts import Failures
 from truing.errors import Problem, did_you_mean
 from truing.fields import ANSWERS, SEQ, TOKENS, Field, Fields, fields
 from truing.recipe import Phase, Recipe
@@ -132,6 +133,9 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     if loop.staleness and phase.generator is None:
         where = document.where(*phase.table("loop", "staleness"))
         yield Problem(where, "loop.staleness is of completions that are sampled", "add a [generator], or take it out")
+    if loop.failures != Failures() and phase.generator is None:
+        where = document.where(*phase.table("loop", "failures"))
+        yield Problem(where, "loop.failures is of a generator and a scorer", "add a [generator], or take it out")
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
         yield Problem(

@@ -9,6 +9,7 @@ what is written is what an uninterrupted run would have written.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -16,13 +17,13 @@ import anyio
 import msgspec
 
 from truing.errors import RunFailed
-from truing.events import DataSaved, GroupDropped, PhaseStarted, StepDone
+from truing.events import DataSaved, GroupDropped, GroupWritten, PhaseStarted, StepDone, WaveAdmitted
 from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch
 from truing.journal import PhaseFolder
 from truing.loop import open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.sampling import Sampling, Stages
+from truing.sampling import Sampling, Stages, Wave, digest_of, numbers_of
 
 Row = dict[str, Any]
 
@@ -33,16 +34,17 @@ async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> 
     steps = min(loop.steps or info.groups, math.ceil(info.groups / loop.batch))
     done = folder.batches()
     run.bus.publish(PhaseStarted(phase=run.phase, options=dict(stages.options), steps=steps, start=done))
-    sampling = Sampling(stages, run)
+    sampling = Sampling.of(stages, run, loop.failures)
     await sampling.publish()
-    step = 0
+    step = read = 0
     async for raw in stages.source.batches(loop.batch, 0):
-        step += 1
+        step, first, read = step + 1, read, read + len(raw[IDS])
+        sampling.attempts.read = read
         if step > done:
             if run.stop:
                 return
             try:
-                metrics = await _batch(sampling, raw, folder)
+                metrics = await _batch(sampling, step, first, raw, folder)
             except Stopped:
                 return
             run.bus.publish(StepDone(phase=run.phase, step=step, steps=steps, epoch=0, metrics=metrics))
@@ -50,23 +52,31 @@ async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> 
             break
     path, groups = folder.finish()
     if not groups:
-        raise RunFailed(f"no group of {info.origin} was left to write down; the dropped ones are in events.jsonl")
+        error = sampling.attempts.last
+        told = f"the last failed at {error}" if error else "the dropped ones are in events.jsonl"
+        raise RunFailed(f"no group of {info.origin} was left to write down; {told}")
     run.bus.publish(DataSaved(phase=run.phase, path=str(path.resolve()), groups=groups))
 
 
-async def _batch(sampling: Sampling, raw: Batch, folder: PhaseFolder) -> dict[str, float]:
-    """Sample, score and write down one batch; numbers to report of it."""
-    run = sampling.run
+async def _batch(sampling: Sampling, step: int, first: int, raw: Batch, folder: PhaseFolder) -> dict[str, float]:
+    """Sample, score and write down one batch; numbers to report of it. first: how many groups were read before it."""
+    run, began = sampling.run, time.perf_counter()
+    run.bus.publish(WaveAdmitted(phase=run.phase, wave=step, ids=list(raw[IDS])))
     encoded = await anyio.to_thread.run_sync(sampling.stages.model.encode, sampling.text(raw))
     for group, reason in encoded.dropped:
-        run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason))
-    if not encoded.batch[IDS]:
+        run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason, wave=step))
+    wave = Wave(step, first, encoded.batch)
+    scored = await sampling.scored(await sampling.generated(wave), wave)
+    batch = await sampling.compared(scored, wave)
+    failed = len(encoded.batch[IDS]) - len(scored[IDS])
+    counts = {"data/dropped": float(len(raw[IDS]) - len(batch[IDS]) - failed), "data/failed": float(failed)}
+    if not batch[IDS]:
         folder.add(b"[]")
-        return {"data/dropped": float(len(encoded.dropped))}
-    wave, metrics = await sampling.wave(encoded.batch)
-    folder.add(msgspec.json.encode(rows_of(wave)))
-    lost = len(encoded.dropped) + len(encoded.batch[IDS]) - len(wave[IDS])
-    return {**metrics, "data/dropped": float(lost)}
+        return counts
+    folder.add(msgspec.json.encode(rows_of(batch)))
+    written = GroupWritten(phase=run.phase, step=step, wave=step, ids=list(batch[IDS]), digest=digest_of(batch))
+    run.bus.publish(written)
+    return {**numbers_of(batch), "speed/sample_seconds": time.perf_counter() - began, **counts}
 
 
 def rows_of(batch: Batch) -> list[Row]:

@@ -66,12 +66,69 @@ class Evaluated(Event, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
+class WaveAdmitted(Event, frozen=True, kw_only=True):
+    """The groups that one step is to learn from were read, to be sampled.
+
+    Each of them ends in one `GroupTrained`, `GroupWritten`, `GroupDropped` or `GroupFailed` of the same wave. A wave
+    that is admitted again, after a resume, begins anew: what was said of it before does not count.
+    """
+
+    phase: str
+    wave: int
+    """counted within the phase, from 1"""
+    ids: list[str]
+
+
+class GroupTrained(Event, frozen=True, kw_only=True):
+    """What one step of an online phase learned from."""
+
+    phase: str
+    step: int
+    wave: int
+    ids: list[str]
+    digest: str
+    """a short name for exactly these completions and scores"""
+
+
+class GroupWritten(GroupTrained, frozen=True, kw_only=True):
+    """What one step of a phase that makes data wrote down."""
+
+
 class GroupDropped(Event, frozen=True, kw_only=True):
     """A group that was read and will not be trained on."""
 
     phase: str
     id: str
     reason: str
+    wave: int = 0
+    """of an online phase, the wave it was admitted with"""
+
+
+class GroupFailed(Event, frozen=True, kw_only=True):
+    """A group that a stage failed on, also when it was asked for that group alone."""
+
+    phase: str
+    id: str
+    stage: str
+    error: str
+    wave: int = 0
+    """the wave it was read with; 0: it is of the holdout"""
+
+
+class StageEnded(Event, frozen=True, kw_only=True):
+    """A piece of work is done: `generate`, `score`, `estimate`, `learn`, `publish`, `evaluate` or `checkpoint`."""
+
+    phase: str
+    stage: str
+    wave: int
+    """the wave it was done for; 0: none, or the holdout"""
+    began: float
+    """in seconds since 1970"""
+    seconds: float
+    version: int = -1
+    """of the weights that completions were sampled from; -1: nothing was sampled, or under several versions"""
+    ids: list[str] = []
+    """the groups it was done for, where they are not all of the wave"""
 
 
 class CheckpointSaved(Event, frozen=True, kw_only=True):

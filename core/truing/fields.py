@@ -117,6 +117,9 @@ ANSWERS: Field[list[Text]] = Field("answers", "group")
 """The completion a prompt came with, where others are sampled: what a verifier compares with."""
 METADATA: Field[list[dict[str, Any]]] = Field("metadata", "group")
 """What a source knows of a prompt beside its text, for a verifier that needs more than an answer."""
+SEEDS: Field[list[int]] = Field("seeds", "group")
+"""What the samples of a prompt are drawn from, with its id and the number of each: the loop sets it before sampling,
+from the run's seed and from how many groups the phase had read, so neither a worker nor the time of day has a say."""
 GROUP: Field[Tensor] = Field("group", "seq", "int64", into="group")
 CHOSEN: Field[Tensor] = Field("chosen", "pair", "int64", into="seq")
 REJECTED: Field[Tensor] = Field("rejected", "pair", "int64", into="seq")

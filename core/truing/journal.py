@@ -12,6 +12,7 @@ A folder is written under another name, synced, and renamed: it is whole or it i
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -29,6 +30,8 @@ from truing.until import Watched
 
 FORMAT = 1
 GROUPS = "groups.jsonl"
+SUMS = "SHA256SUMS"
+"""the checksums of a checkpoint, as `sha256sum -c` reads them"""
 
 
 class RunFile(msgspec.Struct, kw_only=True, frozen=True):
@@ -51,12 +54,19 @@ class RunFile(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Position(msgspec.Struct, kw_only=True, frozen=True):
-    """Where a phase stood at a checkpoint: batches taken in this epoch, groups dropped so far, what it waits for."""
+    """Where a phase stood at a checkpoint.
 
-    step: int
-    epoch: int
-    taken: int
+    read: groups read in this epoch. waves, groups: batches and groups read in all epochs. dropped, failed: groups that
+    were lost so far, and truncated: completions that were cut. watched: what it waits for.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    read: int = 0
+    waves: int = 0
+    groups: int = 0
     dropped: int = 0
+    failed: int = 0
     truncated: int = 0
     watched: Watched = {}
 
@@ -187,18 +197,25 @@ class PhaseFolder:
         def whole(folder: Path) -> None:
             write(folder)
             (folder / "position.json").write_bytes(msgspec.json.encode(position))
+            (folder / SUMS).write_text("".join(f"{sum_of(folder / name)}  {name}\n" for name in _files(folder)))
 
         path = write_whole(self._checkpoints / f"step-{position.step:06d}", whole)
         for old in self._all()[:-keep]:
             shutil.rmtree(old)
         return path
 
-    def newest(self) -> tuple[Path, Position] | None:
-        """The checkpoint to go on from."""
-        found = self._all()
-        if not found:
-            return None
-        return found[-1], msgspec.json.decode((found[-1] / "position.json").read_bytes(), type=Position)
+    def newest(self) -> tuple[tuple[Path, Position] | None, list[str]]:
+        """The newest checkpoint that is whole, and what is wrong with those after it. Raises RunFailed when there are
+        some and none is whole."""
+        wrong: list[str] = []
+        for path in reversed(self._all()):
+            if found := _corrupt(path):
+                wrong.append(f"the checkpoint {path} is corrupt, and the one before it is used: {found}")
+                continue
+            return (path, msgspec.json.decode((path / "position.json").read_bytes(), type=Position)), wrong
+        if wrong:
+            raise RunFailed(f"no checkpoint is whole; remove {self._checkpoints} to begin anew. {wrong[0]}")
+        return None, []
 
     def forget(self) -> None:
         """Remove the checkpoints of a phase that is done."""
@@ -244,16 +261,43 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
         waiting.mkdir(parents=True)
         write(waiting)
         for path in [*waiting.rglob("*"), waiting]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+            _sync(path)
         if target.exists():
             shutil.rmtree(target)
         waiting.rename(target)
+        _sync(target.parent)
     except OSError as error:
         shutil.rmtree(waiting, ignore_errors=True)
         raise RunFailed(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def sum_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _corrupt(folder: Path) -> str:
+    """What is wrong with a checkpoint, "" if its files are those that were written."""
+    try:
+        for line in (folder / SUMS).read_text().splitlines():
+            expected, name = line.split("  ", 1)
+            if sum_of(folder / name) != expected:
+                return f"{name} is not what was written"
+    except (OSError, ValueError) as error:
+        return f"{SUMS} cannot be checked: {error}"
+    return ""
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def _run_file(recipe: Recipe, versions: dict[str, str]) -> RunFile:

@@ -1,21 +1,22 @@
 """The loop: learn from groups, step by step.
 
-    source.batches -> encode -> ready --channel--> annotate -> learn -> StepDone -> learned
-                                                                 |
-                                              evaluate, checkpoint between steps
+    source.batches -> encode -> feed --channel--> annotate -> learn -> StepDone -> learned
+           ^                                                                         |
+           +--------------------- a ticket comes back -------------------------------+
 
 What differs between learning from groups that exist and from groups that are sampled is a `Way`: what is made of a
 batch before it is learned from, and what follows a step. The way of groups that exist is here, the other in `online`.
 
-Reading and encoding run one step ahead of learning. A request to stop is honoured between micro-batches; the checkpoint
-then taken is that of the last whole step.
+A batch holds a ticket from before it is read until what follows its step is done; there is one more of them than
+batches may be ready ahead, and no more than there are steps left, so nothing is made ready that is not learned from. A
+request to stop is honoured between micro-batches; the checkpoint then taken is that of the last whole step.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -28,9 +29,14 @@ from truing.fields import IDS, VERSION, Batch, Fields
 from truing.journal import PhaseFolder, Position
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.sampling import Metrics, Stages
+from truing.sampling import Metrics, Stages, Wave, timed
 from truing.stage import DataInfo, Loss, Model, Optimizer, Source
 from truing.until import Watch
+
+_PASSES = 2
+"""how often the data may come round with no group left to learn from before the phase ends"""
+_LAG_SECONDS = 0.05
+"""how often the event loop is asked whether it is awake"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,94 +51,266 @@ class Parts(Stages):
 
 
 @dataclass(frozen=True)
-class Way:
-    """How groups come to be learned from.
+class Read:
+    """A batch as it was read and encoded, and where the data stands after it: groups read in this epoch."""
 
-    text: what is encoded of a batch. ready: what is learned from, of an encoded batch, and numbers to report with it.
-    learned: after each step. evaluate: at a step, on what is kept out of training, empty if nothing is. ahead: batches
-    that may be ready.
-    """
-
-    text: Callable[[Batch], Batch]
-    ready: Callable[[Batch], Awaitable[tuple[Batch, Metrics]]]
-    learned: Callable[[], Awaitable[None]]
-    evaluate: Callable[[int], Awaitable[Metrics]]
-    ahead: int = 1
+    wave: Wave
+    size: int
+    epoch: int
+    read: int
+    dropped: int
+    truncated: int
 
 
 @dataclass(frozen=True)
 class Work:
-    """One batch to learn from, numbers to report with it, and where the data stands after it."""
+    """One batch to learn from, and numbers to report with it. failed: groups that a stage failed on. error: the last
+    such failure, in words."""
 
+    read: Read
     batch: Batch
     metrics: Metrics
-    position: Position
+    failed: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How groups come to be learned from.
+
+    text: what is encoded of a batch. admit: called with the number and the ids of each batch that is read. feed: turns
+    what was read into what is learned from, in the same order. learned: after each step, and for each batch that lost
+    all its groups. evaluate: at a step, on what is kept out of training, empty if nothing is. ahead: batches that may
+    be ready while one is learned from.
+    """
+
+    text: Callable[[Batch], Batch]
+    admit: Callable[[int, Sequence[str]], None]
+    feed: Callable[[AsyncIterator[Read], MemoryObjectSendStream[Work]], Awaitable[None]]
+    learned: Callable[[Work, int], Awaitable[None]]
+    evaluate: Callable[[int], Awaitable[Metrics]]
+    ahead: int = 1
 
 
 async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
     """Learn from groups that exist. Raises RunFailed and UserError."""
 
-    async def begin() -> Way:
+    async def begin(start: Position) -> Way:
         holdout = await _holdout(parts, run)
-        return Way(_as_it_is, _at_once, _nothing, lambda step: _evaluate(parts, holdout, run, step))
+        return Way(_as_it_is, _nothing, _at_once, _nothing_follows, lambda step: _evaluate(parts, holdout, run, step))
 
     await train(parts, loop, run, folder, begin)
-
-
-async def train(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder, begin: Callable[[], Awaitable[Way]]) -> None:
-    """Train until the steps are done or the run is asked to stop. begin: called when the model is as it was left."""
-    info = await open_source(parts.source, "source", run)
-    steps = loop.steps or math.ceil(info.groups / loop.batch) * (loop.epochs or 1)
-    await run.on_device(parts.model.attach, parts.optimizer, steps)
-    start = await _restore(parts.model, run, folder)
-    run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
-    way, watch = await begin(), Watch(loop.until, start.watched)
-    if start.step == 0:
-        _judged(watch, await way.evaluate(0), held_out=True)
-    send, receive = run.bus.channel(Work, depth=way.ahead)
-    position, saved, looked = start, start.step, -1
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed, parts, loop, run, way, start, steps, send)
-        async with receive:
-            while (work := await _next(receive, run)) and (metrics := await _step(parts, work, run, steps)):
-                await way.learned()
-                enough = _judged(watch, metrics, held_out=False)
-                step = work.position.step
-                if step < steps and loop.evaluate_every and step % loop.evaluate_every == 0:
-                    looked = step
-                    enough = _judged(watch, await way.evaluate(step), held_out=True) or enough
-                position = msgspec.structs.replace(work.position, watched=watch.watched)
-                if loop.checkpoint_every and step % loop.checkpoint_every == 0:
-                    await _checkpoint(parts.model, position, loop, run, folder)
-                    saved = step
-                if enough:
-                    run.bus.publish(Notice(phase=run.phase, text=f"enough after step {step}: {enough}"))
-                    break
-            # Cancel before the channel closes: a feeder that is still sending would meet a broken stream.
-            tasks.cancel_scope.cancel()
-    if position.step == 0 and not run.stop:
-        raise RunFailed(f"no group of {info.origin} was left to learn from; the dropped ones are in events.jsonl")
-    if looked != position.step:
-        await way.evaluate(position.step)
-    if run.stop and position.step > saved:
-        await _checkpoint(parts.model, position, loop, run, folder)
-
-
-def _judged(watch: Watch, metrics: Metrics, *, held_out: bool) -> str:
-    """Why it is enough, "" if it is not, or if there was nothing to look at."""
-    return watch.enough(metrics, held_out) if metrics else ""
 
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-async def _at_once(batch: Batch) -> tuple[Batch, Metrics]:
-    return batch, {}
-
-
-async def _nothing() -> None:
+def _nothing(wave: int, ids: Sequence[str]) -> None:
     pass
+
+
+async def _at_once(reads: AsyncIterator[Read], send: MemoryObjectSendStream[Work]) -> None:
+    async for read in reads:
+        await send.send(Work(read, read.wave.prompts, {}))
+
+
+async def _nothing_follows(work: Work, step: int) -> None:
+    pass
+
+
+async def train(
+    parts: Parts, loop: Loop, run: Run, folder: PhaseFolder, begin: Callable[[Position], Awaitable[Way]]
+) -> None:
+    """Train until the steps are done or the run is asked to stop. begin: called when the model is as it was left."""
+    info = await open_source(parts.source, "source", run)
+    steps = loop.steps or math.ceil(info.groups / loop.batch) * (loop.epochs or 1)
+    await run.on_device(parts.model.attach, parts.optimizer, steps)
+    start = await _restore(parts.model, run, folder)
+    run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
+    way = await begin(start)
+    training = Training(parts, loop, run, folder, way, steps, start, info)
+    if start.step == 0:
+        await training.look(0)
+    await training.go()
+    if training.position.step == 0 and not run.stop:
+        error = training.error
+        told = f"the last failed at {error}" if error else "the dropped ones are in events.jsonl"
+        raise RunFailed(f"no group of {info.origin} was left to learn from; {told}")
+    await training.end()
+
+
+class Training:
+    """The steps of one phase. position: where it stands. error: the last failure of a stage, in words."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        loop: Loop,
+        run: Run,
+        folder: PhaseFolder,
+        way: Way,
+        steps: int,
+        start: Position,
+        info: DataInfo,
+    ) -> None:
+        self._parts, self._loop, self._run, self._folder, self._way = parts, loop, run, folder, way
+        self._steps, self._info = steps, info
+        self._watch = Watch(loop.until, start.watched)
+        self.position, self.error = start, ""
+        self._saved, self._looked, self._barren = start.step, -1, 0
+        self._tickets = min(way.ahead + 1, steps - start.step)
+        self._free = anyio.Semaphore(self._tickets)
+        self._lag = 0.0
+
+    async def go(self) -> None:
+        """Take the steps."""
+        send, receive = self._run.bus.channel(Work, depth=self._tickets)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._measure_lag)
+            tasks.start_soon(self._feed, send)
+            async with receive:
+                while self.position.step < self._steps and (work := await _next(receive, self._run)):
+                    if not await (self._take(work) if work.batch[IDS] else self._pass(work)):
+                        break
+                # Cancel before the channel closes: a feeder that is still sending would meet a broken stream.
+                tasks.cancel_scope.cancel()
+
+    async def look(self, step: int) -> str:
+        """Evaluate; why it is enough, "" if it is not, or if there was nothing to look at."""
+        self._looked = step
+        metrics = await self._way.evaluate(step)
+        return self._watch.enough(metrics, held_out=True) if metrics else ""
+
+    async def end(self) -> None:
+        """Look once more, and keep what a stop would lose."""
+        if self._looked != self.position.step:
+            await self.look(self.position.step)
+        if self._run.stop and self.position.step > self._saved:
+            await self._checkpoint()
+
+    async def _take(self, work: Work) -> bool:
+        """Learn from a batch; whether there is more to do."""
+        step = self.position.step + 1
+        metrics = await self._step(work, step)
+        if not metrics:
+            return False
+        await self._way.learned(work, step)
+        self._barren = 0
+        enough = self._watch.enough(metrics, held_out=False)
+        loop = self._loop
+        if step < self._steps and loop.evaluate_every and step % loop.evaluate_every == 0:
+            enough = await self.look(step) or enough
+        if not enough:
+            self._give_back(self._steps - step)
+        self.position = msgspec.structs.replace(self._after(work), step=step, watched=self._watch.watched)
+        if loop.checkpoint_every and step % loop.checkpoint_every == 0:
+            await self._checkpoint()
+        if enough:
+            self._tell(f"enough after step {step}: {enough}")
+        return not enough
+
+    async def _pass(self, work: Work) -> bool:
+        """Go on without a batch that lost all its groups; whether there is hope for the next."""
+        await self._way.learned(work, self.position.step)
+        self._free.release()
+        self.position = self._after(work)
+        self._barren += work.read.size
+        hopeless = self._barren >= _PASSES * self._info.groups
+        if hopeless and self.position.step:
+            self._tell(f"it ends after step {self.position.step}: the data came round with nothing left to learn from")
+        return not hopeless
+
+    def _give_back(self, left: int) -> None:
+        """Give a ticket back, unless there are as many as steps left."""
+        if left >= self._tickets:
+            self._free.release()
+        else:
+            self._tickets -= 1
+
+    def _after(self, work: Work) -> Position:
+        """Where the data stands after a batch."""
+        at, read = self.position, work.read
+        self.error = work.error or self.error
+        lost = len(read.wave.prompts[IDS]) - len(work.batch[IDS]) - work.failed
+        return msgspec.structs.replace(
+            at,
+            epoch=read.epoch,
+            read=read.read,
+            waves=read.wave.number,
+            groups=read.wave.first + read.size,
+            dropped=at.dropped + read.dropped + lost,
+            failed=at.failed + work.failed,
+            truncated=at.truncated + read.truncated,
+        )
+
+    async def _feed(self, send: MemoryObjectSendStream[Work]) -> None:
+        async with send:
+            try:
+                await self._way.feed(self._reads(), send)
+            except Stopped:
+                return
+
+    async def _reads(self) -> AsyncIterator[Read]:
+        """Read and encode from where the data stood, a ticket for each batch."""
+        epoch, skip, wave, groups = self.position.epoch, self.position.read, self.position.waves, self.position.groups
+        while self._loop.steps or epoch < (self._loop.epochs or 1):
+            read = 0
+            async for raw in self._parts.source.batches(self._loop.batch, epoch):
+                size = len(raw[IDS])
+                read += size
+                if read <= skip:
+                    continue
+                await self._free.acquire()
+                wave += 1
+                self._way.admit(wave, raw[IDS])
+                encoded = await anyio.to_thread.run_sync(self._parts.model.encode, self._way.text(raw))
+                for group, reason in encoded.dropped:
+                    self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=wave))
+                taken = Wave(wave, groups, encoded.batch)
+                yield Read(taken, size, epoch, read, len(encoded.dropped), encoded.truncated)
+                groups += size
+            epoch, skip = epoch + 1, 0
+
+    async def _step(self, work: Work, step: int) -> Metrics:
+        """One optimizer step and its numbers; none if the run was asked to stop meanwhile."""
+        age: Metrics = {}
+        if VERSION in work.batch:
+            age = {"sample/staleness": float(self._parts.model.version - min(map(int, work.batch[VERSION])))}
+        began = time.perf_counter()
+        try:
+            with timed(self._run, "learn", work.read.wave.number):
+                learned = await self._run.on_device(_learn, self._parts, work.batch)
+        except Stopped:
+            return {}
+        seconds = time.perf_counter() - began
+        after, epoch = self._after(work), work.read.epoch
+        counts = {f"data/{word}": float(getattr(after, word)) for word in ("dropped", "failed", "truncated")}
+        speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
+        metrics = {**learned, **work.metrics, **age, **counts, **speed, "speed/lag_seconds": self._lag}
+        self._lag = 0.0
+        self._run.bus.publish(
+            StepDone(phase=self._run.phase, step=step, steps=self._steps, epoch=epoch, metrics=metrics)
+        )
+        return metrics
+
+    async def _measure_lag(self) -> None:
+        """How late the event loop wakes who sleeps, at its worst since the last step: what keeps it from its work."""
+        while True:
+            began = time.perf_counter()
+            await anyio.sleep(_LAG_SECONDS)
+            self._lag = max(self._lag, time.perf_counter() - began - _LAG_SECONDS)
+
+    async def _checkpoint(self) -> None:
+        self._saved = self.position.step
+        with timed(self._run, "checkpoint"):
+            path = await self._run.on_device(
+                self._folder.save, self.position, self._parts.model.checkpoint, self._loop.keep
+            )
+        self._run.bus.publish(CheckpointSaved(phase=self._run.phase, step=self.position.step, path=str(path)))
+
+    def _tell(self, text: str) -> None:
+        self._run.bus.publish(Notice(phase=self._run.phase, text=text))
 
 
 async def _next(receive: MemoryObjectReceiveStream[Work], run: Run) -> Work | None:
@@ -154,73 +332,15 @@ async def open_source(source: Source, role: str, run: Run) -> DataInfo:
 
 
 async def _restore(model: Model, run: Run, folder: PhaseFolder) -> Position:
-    found = folder.newest() if run.resumed else None
+    if not run.resumed:
+        return Position()
+    found, corrupt = await anyio.to_thread.run_sync(folder.newest)
+    for what in corrupt:
+        run.bus.publish(Notice(phase=run.phase, text=what))
     if found is None:
-        return Position(step=0, epoch=0, taken=0)
+        return Position()
     await run.on_device(model.restore, found[0])
     return found[1]
-
-
-async def _feed(
-    parts: Parts,
-    loop: Loop,
-    run: Run,
-    way: Way,
-    start: Position,
-    steps: int,
-    send: MemoryObjectSendStream[Work],
-) -> None:
-    """Read, encode and make ready ahead of the learner, from where the data stood; a batch that lost all its groups is
-    no step."""
-    step, dropped, truncated = start.step, start.dropped, start.truncated
-    async with send:
-        epoch = start.epoch
-        while step < steps and (loop.steps or epoch < (loop.epochs or 1)):
-            before, taken = step, 0
-            async for raw in parts.source.batches(loop.batch, epoch):
-                taken += 1
-                if epoch == start.epoch and taken <= start.taken:
-                    continue
-                encoded = await anyio.to_thread.run_sync(parts.model.encode, way.text(raw))
-                for group, reason in encoded.dropped:
-                    run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason))
-                dropped, truncated = dropped + len(encoded.dropped), truncated + encoded.truncated
-                if not encoded.batch[IDS]:
-                    continue
-                try:
-                    batch, metrics = await way.ready(encoded.batch)
-                except Stopped:
-                    return
-                dropped += len(encoded.batch[IDS]) - len(batch[IDS])
-                if not batch[IDS]:
-                    continue
-                step += 1
-                position = Position(step=step, epoch=epoch, taken=taken, dropped=dropped, truncated=truncated)
-                await send.send(Work(batch, metrics, position))
-                if step == steps:
-                    return
-            if step == before and epoch > start.epoch:
-                return
-            epoch += 1
-
-
-async def _step(parts: Parts, work: Work, run: Run, steps: int) -> Metrics:
-    """One optimizer step and its numbers; none if the run was asked to stop meanwhile."""
-    age: Metrics = {}
-    if VERSION in work.batch:
-        age = {"sample/staleness": float(parts.model.version - min(map(int, work.batch[VERSION])))}
-    began = time.perf_counter()
-    try:
-        learned = await run.on_device(_learn, parts, work.batch)
-    except Stopped:
-        return {}
-    seconds = time.perf_counter() - began
-    counts = {"data/dropped": float(work.position.dropped), "data/truncated": float(work.position.truncated)}
-    speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
-    metrics = {**learned, **work.metrics, **age, **counts, **speed}
-    position = work.position
-    run.bus.publish(StepDone(phase=run.phase, step=position.step, steps=steps, epoch=position.epoch, metrics=metrics))
-    return metrics
 
 
 def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
@@ -249,13 +369,9 @@ async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) ->
     if holdout is None or run.stop:
         return {}
     try:
-        metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
+        with timed(run, "evaluate"):
+            metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
     except Stopped:
         return {}
     run.bus.publish(Evaluated(phase=run.phase, step=step, metrics=dict(metrics)))
     return metrics
-
-
-async def _checkpoint(model: Model, position: Position, loop: Loop, run: Run, folder: PhaseFolder) -> None:
-    path = await run.on_device(folder.save, position, model.checkpoint, loop.keep)
-    run.bus.publish(CheckpointSaved(phase=run.phase, step=position.step, path=str(path)))

@@ -1,69 +1,124 @@
 """The online way: sample, score, learn, and sample anew with what was learned.
 
-    encode -> [ticket] -> generate -> score -> estimate --channel--> annotate -> learn -> weights are out
-                 ^                                                                             |
-                 +----------------------------- the ticket comes back -------------------------+
+    [ticket] -> encode -> generate --channel--> score -> estimate --channel--> annotate -> learn -> weights are out
+       ^                                                                                                  |
+       +------------------------------------- the ticket comes back --------------------------------------+
 
 A wave is what one step learns from: `batch` prompts and their completions. There are `staleness` + 1 tickets; a wave
 holds one from before it is sampled until the weights it helped to make are out. Waves are learned from in the order in
-which they got their tickets, so when wave n begins, the weights of step n - staleness are out at least, and what it
+which they got their tickets, so when wave n begins, the weights of step n - staleness - 1 are out at least, and what it
 samples is at most `staleness` versions old when it is learned from. With staleness 0 sampling and learning take turns.
-Nothing is sampled to be thrown away.
+Nothing is sampled to be thrown away. While one wave is scored the next may be sampled.
 
-A wave that is under way when the run stops is sampled anew after a resume; where the data stands counts what was
-learned from.
+Every group that is admitted ends in one event: it was learned from, dropped, or a stage failed on it. A wave that is
+under way when the run stops is sampled anew after a resume; where the data stands counts what was learned from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from truing.errors import RunFailed
-from truing.events import Evaluated
+from truing.errors import RunFailed, first_cause
+from truing.events import Evaluated, GroupDropped, GroupFailed, GroupTrained, Notice, WaveAdmitted
 from truing.fields import IDS, Batch
-from truing.journal import PhaseFolder
-from truing.loop import Parts, Way, open_source, train
+from truing.journal import PhaseFolder, Position
+from truing.loop import Parts, Read, Way, Work, open_source, train
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.sampling import Metrics, Sampling, numbers_of
+from truing.sampling import Metrics, Sampling, Wave, digest_of, numbers_of, timed
 
 
 async def online(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
     """Learn from what the model itself writes. Raises RunFailed and UserError."""
-    waves = Waves(parts, Sampling(parts, run), run, anyio.Semaphore(loop.staleness + 1))
+    waves = Waves(parts, Sampling.of(parts, run, loop.failures), run)
 
-    async def begin() -> Way:
+    async def begin(start: Position) -> Way:
+        waves.sampling.attempts.read, waves.sampling.attempts.failed = start.groups, start.failed
         await waves.sampling.publish()
         held = await waves.holdout()
         text, ahead = waves.sampling.text, loop.staleness
-        return Way(text, waves.ready, waves.learned, lambda step: waves.evaluate(held, step), ahead)
+        return Way(text, waves.admit, waves.feed, waves.learned, lambda step: waves.evaluate(held, step), ahead)
 
-    await train(parts, loop, run, folder, begin)
+    with run.bus.subscribe(GroupDropped, GroupFailed) as ends:
+        await train(parts, loop, run, folder, begin)
+        if not run.stop:
+            waves.give_up(ends)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A wave with its completions. seconds: how long sampling took."""
+
+    read: Read
+    batch: Batch
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Waves:
-    """Waves to learn from, and the tickets that bound how old they may grow."""
+    """Waves to learn from. open: the ids of those that are under way, by number."""
 
     parts: Parts
     sampling: Sampling
     run: Run
-    tickets: anyio.Semaphore
+    open: dict[int, Sequence[str]] = field(default_factory=dict[int, Sequence[str]])
 
-    async def learned(self) -> None:
-        """After a step: its weights are out, and its wave's ticket is free."""
-        await self.sampling.publish()
-        self.tickets.release()
+    def admit(self, wave: int, ids: Sequence[str]) -> None:
+        """Say that the groups of a wave were read."""
+        self.open[wave] = ids
+        self.sampling.attempts.read += len(ids)
+        self.run.bus.publish(WaveAdmitted(phase=self.run.phase, wave=wave, ids=list(ids)))
 
-    async def ready(self, prompts: Batch) -> tuple[Batch, Metrics]:
-        """A wave, once it has a ticket. If none of its groups is left, the ticket comes back."""
-        await self.tickets.acquire()
-        wave, metrics = await self.sampling.wave(prompts)
-        if not wave[IDS]:
-            self.tickets.release()
-        return wave, metrics
+    async def feed(self, reads: AsyncIterator[Read], send: MemoryObjectSendStream[Work]) -> None:
+        """Sample, and score what was sampled before beside it."""
+        give, take = self.run.bus.channel(Sampled)
+        try:
+            async with take, anyio.create_task_group() as tasks, give:
+                tasks.start_soon(self._judge, take, send)
+                async for read in reads:
+                    began = time.perf_counter()
+                    batch = await self.sampling.generated(read.wave)
+                    await give.send(Sampled(read, batch, time.perf_counter() - began))
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+
+    async def _judge(self, take: MemoryObjectReceiveStream[Sampled], send: MemoryObjectSendStream[Work]) -> None:
+        async for sampled in take:
+            began, wave = time.perf_counter(), sampled.read.wave
+            scored = await self.sampling.scored(sampled.batch, wave)
+            batch = await self.sampling.compared(scored, wave)
+            seconds = sampled.seconds + time.perf_counter() - began
+            metrics = {**numbers_of(batch), "speed/sample_seconds": seconds} if batch[IDS] else {}
+            failed = len(wave.prompts[IDS]) - len(scored[IDS])
+            await send.send(Work(sampled.read, batch, metrics, failed, self.sampling.attempts.last))
+
+    async def learned(self, work: Work, step: int) -> None:
+        """After a step, or a wave that lost all its groups: say of which groups, and let the step's weights out."""
+        del self.open[work.read.wave.number]
+        ids = list(work.batch[IDS])
+        if ids:
+            told = GroupTrained(
+                phase=self.run.phase, step=step, wave=work.read.wave.number, ids=ids, digest=digest_of(work.batch)
+            )
+            self.run.bus.publish(told)
+            await self.sampling.publish()
+
+    def give_up(self, ends: MemoryObjectReceiveStream[GroupDropped | GroupFailed]) -> None:
+        """Say of the groups that are still under way that the phase ended before them. ends: those that were lost."""
+        lost: set[tuple[int, str]] = set()
+        for _ in range(ends.statistics().current_buffer_used):
+            end = ends.receive_nowait()
+            lost.add((end.wave, end.id))
+        for wave, ids in self.open.items():
+            for name in ids:
+                if (wave, name) not in lost:
+                    reason = "the phase ended before it was learned from"
+                    self.run.bus.publish(GroupDropped(phase=self.run.phase, id=name, reason=reason, wave=wave))
 
     async def holdout(self) -> Batch | None:
         """The prompts that are kept out of training, encoded."""
@@ -81,9 +136,19 @@ class Waves:
         """What the model writes to prompts that are kept out of training, scored."""
         if held is None or self.run.stop:
             return {}
+        wave = Wave(0, step, held)
         try:
-            metrics = numbers_of(await self.sampling.scored(held))
+            with timed(self.run, "evaluate"):
+                batch = await self.sampling.scored(await self.sampling.generated(wave), wave)
         except Stopped:
             return {}
+        if len(batch[IDS]) < len(held[IDS]):
+            what = (
+                f"at step {step}, {len(held[IDS]) - len(batch[IDS])} of {len(held[IDS])} groups of the holdout failed"
+            )
+            self.run.bus.publish(Notice(phase=self.run.phase, text=what))
+        if not batch[IDS]:
+            return {}
+        metrics = numbers_of(batch)
         self.run.bus.publish(Evaluated(phase=self.run.phase, step=step, metrics=metrics))
         return metrics

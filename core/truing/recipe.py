@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from truing import toml
+from truing.attempts import Failures
 from truing.errors import Problem, UserError, did_you_mean
 from truing.plugins import Plugins
 from truing.registry import type_name
@@ -64,6 +65,10 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     until: Annotated[
         list[Until], Meta(description="conditions on the phase's own metrics, the first of which ends it early")
     ] = []
+    failures: Annotated[
+        Failures,
+        Meta(description="with a generator or a scorer: on how many groups they may fail, and how long they may take"),
+    ] = Failures()
     keep: Annotated[int, Meta(ge=1, description="how many checkpoints to keep, the newest")] = 2
 
 

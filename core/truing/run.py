@@ -19,6 +19,7 @@ import anyio.to_thread
 from truing.bus import LOOP, Bus
 from truing.errors import first_cause
 from truing.fields import Fields
+from truing.script import Script
 
 T = TypeVar("T")
 
@@ -84,8 +85,8 @@ class Run:
     """One run of one recipe, as a component sees it.
 
     folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage
-    of the phase needs, so that a model knows, for example, whether to hold a reference. stop: asks every stage to let
-    go.
+    of the phase needs, so that a model knows, for example, whether to hold a reference. script: of the run that is
+    replayed, if this is a replay. stop: asks every stage to let go.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Run:
     phase: str = ""
     wanted: Fields = frozenset()
     resumed: bool = False
+    script: Script | None = None
     stop: Stop = field(default_factory=Stop)
     device: DeviceThread = field(default_factory=lambda: DeviceThread())
 

@@ -3,18 +3,24 @@
     prompts -> generate -> score -> estimate -> wave
 
 What becomes of a wave is the affair of others: `online` learns from it, `collect` keeps it as data. Without a generator
-the completions are those the source brought.
+the completions are those the source brought. A group that the generator or the scorer fails on is lost, and no other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator as Yields, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
 from statistics import fmean
+from typing import NamedTuple
 
-from truing.events import GroupDropped
+import msgspec
+
+from truing.attempts import Attempts, Failures
+from truing.events import GroupDropped, StageEnded
 from truing.fields import (
     ANSWERS,
     COMPLETIONS,
@@ -25,10 +31,13 @@ from truing.fields import (
     SCORE_PARTS,
     SCORES,
     SCORES_STD,
+    SEEDS,
     TOKENS,
     Batch,
 )
+from truing.groups import plain
 from truing.run import Run
+from truing.script import Turns
 from truing.stage import AdvantageEstimator, Generator, Model, Scorer, Source
 
 Metrics = Mapping[str, float]
@@ -46,38 +55,80 @@ class Stages:
     options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
+class Wave(NamedTuple):
+    """Prompts that were read together. number: of the wave in its phase, from 1; 0: the holdout. first: how many groups
+    the phase had read before."""
+
+    number: int
+    first: int
+    prompts: Batch
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Waves from prompts."""
 
     stages: Stages
     run: Run
+    attempts: Attempts
+    turns: Turns
+
+    @classmethod
+    def of(cls, stages: Stages, run: Run, failures: Failures) -> Sampling:
+        """The sampling of a phase; that of a run that is replayed keeps to what it did."""
+        turns = Turns(run.script.versions(run.phase) if run.script else None)
+        return cls(stages, run, Attempts(run, failures, turns), turns)
 
     async def publish(self) -> None:
         """Have the generator sample from the model's weights as they are."""
         if self.stages.generator:
-            await self.stages.generator.sync_weights(self.stages.model.weights())
+            await self.turns.done_with()
+            weights = self.stages.model.weights()
+            with timed(self.run, "publish"):
+                await self.stages.generator.sync_weights(weights)
+            await self.turns.out(weights.version)
 
     def text(self, batch: Batch) -> Batch:
         """What is encoded of a batch: the prompts alone, if a generator writes the completions."""
         return prompts_of(batch) if self.stages.generator else batch
 
-    async def wave(self, prompts: Batch) -> tuple[Batch, Metrics]:
-        """A wave, and numbers to report with it. Groups that the estimator leaves out are dropped."""
-        began = time.perf_counter()
-        wave = await self.scored(prompts)
-        if self.stages.advantage:
-            wave = await self.run.on_device(self.stages.advantage.estimate, wave)
-        seconds = time.perf_counter() - began
-        for lost in dict.fromkeys(prompts[IDS]).keys() - set(wave[IDS]):
-            reason = "its completions teach nothing: they are alike, or scored alike"
-            self.run.bus.publish(GroupDropped(phase=self.run.phase, id=lost, reason=reason))
-        return wave, {**numbers_of(wave), "speed/sample_seconds": seconds} if wave[IDS] else {}
+    async def generated(self, wave: Wave) -> Batch:
+        """The prompts with completions; groups that the generator fails on are lost."""
+        if not self.stages.generator or not wave.prompts[IDS]:
+            return wave.prompts
+        own = "group" if wave.number else "holdout"
+        seeds = [
+            self.run.seed_for(own, self.run.phase, wave.first + at, name) for at, name in enumerate(wave.prompts[IDS])
+        ]
+        answer = await self.attempts(
+            "generate", self.stages.generator.generate, wave.prompts.put(SEEDS, seeds), wave.number
+        )
+        return answer.only(frozenset(answer) - {SEEDS})
 
-    async def scored(self, prompts: Batch) -> Batch:
-        """Prompts with completions, and with scores if there is a scorer."""
-        batch = await self.stages.generator.generate(prompts) if self.stages.generator else prompts
-        return await self.stages.scorer.score(batch) if self.stages.scorer else batch
+    async def scored(self, batch: Batch, wave: Wave) -> Batch:
+        """Completions with their scores, if there is a scorer; groups that it fails on are lost."""
+        if not self.stages.scorer or not batch[IDS]:
+            return batch
+        return await self.attempts("score", self.stages.scorer.score, batch, wave.number)
+
+    async def compared(self, batch: Batch, wave: Wave) -> Batch:
+        """Scored completions with their advantages. Groups that the estimator leaves out are dropped."""
+        if not self.stages.advantage or not batch[IDS]:
+            return batch
+        with timed(self.run, "estimate", wave.number):
+            kept = await self.run.on_device(self.stages.advantage.estimate, batch)
+        for lost in dict.fromkeys(batch[IDS]).keys() - set(kept[IDS]):
+            reason = "its completions teach nothing: they are alike, or scored alike"
+            self.run.bus.publish(GroupDropped(phase=self.run.phase, id=lost, reason=reason, wave=wave.number))
+        return kept
+
+
+@contextmanager
+def timed(run: Run, stage: str, wave: int = 0) -> Yields[None]:
+    """Say how long a piece of work took, unless it raises."""
+    began = time.time()
+    yield
+    run.bus.publish(StageEnded(phase=run.phase, stage=stage, wave=wave, began=began, seconds=time.time() - began))
 
 
 def prompts_of(batch: Batch) -> Batch:
@@ -86,6 +137,12 @@ def prompts_of(batch: Batch) -> Batch:
     answers = [first.get(float(group), "") for group in range(len(batch[IDS]))]
     kept = {key: value for key, value in batch.items() if key.dims in ("", "group")}
     return Batch({**kept, ANSWERS: answers, GROUP: batch[GROUP][:0], COMPLETIONS: []})
+
+
+def digest_of(batch: Batch) -> str:
+    """A short name for exactly these completions, tokens and scores, whatever they were made by."""
+    told = [batch[IDS], batch[COMPLETIONS], *(plain(batch[key]) for key in (TOKENS, SCORES) if key in batch)]
+    return hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
 
 
 def numbers_of(wave: Batch) -> dict[str, float]:

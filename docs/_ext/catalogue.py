@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from truing import stage
+from truing.attempts import Failures
 from truing.plugins import Plugins, discover
 from truing.recipe import Loop
 from truing.registry import Option, doc, options, sample
@@ -56,6 +57,11 @@ def contract(kind: str) -> str:
 def loop() -> str:
     """The options of the loop table."""
     return table(options(Loop))
+
+
+def failures() -> str:
+    """The options of what may go wrong."""
+    return table(options(Failures))
 
 
 def until() -> str:

@@ -6,6 +6,7 @@ A line `<!-- told: WHAT ARGUMENT -->` in a page is replaced, before it is parsed
     contract KIND     what a stage of a kind must do
     loop              the options of [loop]
     until             the options of a condition that ends a phase
+    failures          what may go wrong before a phase does
     fields            the vocabulary of a batch
     events            every event with its members
     hooks             every hook with its signature
@@ -33,6 +34,7 @@ TELLERS: dict[str, Callable[..., str]] = {
     "contract": catalogue.contract,
     "loop": catalogue.loop,
     "until": catalogue.until,
+    "failures": catalogue.failures,
     "fields": tellings.fields,
     "events": tellings.events,
     "hooks": tellings.hooks,

@@ -21,9 +21,9 @@ PLUGINS = ROOT / "plugins"
 
 FLOORS = (
     ("errors", "fields", "events"),
-    ("toml", "bus", "until", "protocols"),
+    ("toml", "bus", "until", "protocols", "groups", "script"),
     ("run",),
-    ("stage",),
+    ("stage", "attempts"),
     ("registry",),
     ("plugins",),
     ("recipe",),
@@ -44,7 +44,7 @@ HEAVY = ("torch", "transformers", "mlflow", "accelerate", "peft", "datasets", "p
 SHARED = ("truing_tensor", "truing_remote")
 """Folders beside the plugins that are none: what plugins share. Addresses and options of servers are light."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
-KERNEL_LINES = 2000
+KERNEL_LINES = 2700
 
 
 class Import(NamedTuple):

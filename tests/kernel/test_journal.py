@@ -27,7 +27,7 @@ def journal(folder: Path, recipe: MakeRecipe) -> Journal:
 
 
 def position(step: int) -> Position:
-    return Position(step=step, epoch=0, taken=step)
+    return Position(step=step, read=step)
 
 
 def write(folder: Path) -> None:
@@ -70,9 +70,9 @@ def test_a_folder_without_a_sound_run_json_is_no_run_folder(tmp_path: Path, cont
 
 def test_a_checkpoint_that_was_saved_is_the_newest(tmp_path: Path) -> None:
     folder = PhaseFolder(tmp_path)
-    assert folder.newest() is None
+    assert folder.newest() == (None, [])
     path = folder.save(position(3), write, keep=2)
-    assert folder.newest() == (path, position(3))
+    assert folder.newest() == ((path, position(3)), [])
     assert (path / "inner" / "weights").read_text() == "whole"
 
 
@@ -85,7 +85,7 @@ def test_a_crash_inside_a_checkpoint_leaves_the_one_before_as_the_newest(tmp_pat
     folder.save(position(1), write, keep=1)
     with pytest.raises(RuntimeError, match="power"):
         folder.save(position(2), crash, keep=1)
-    found = folder.newest()
+    found, _ = folder.newest()
     assert found
     assert found[1] == position(1)
     folder.save(position(2), write, keep=1)
@@ -97,7 +97,7 @@ def test_the_newest_checkpoints_are_kept_also_beyond_a_million_steps(tmp_path: P
     for step in (9, 10, 999_999, 1_000_000):
         folder.save(position(step), write, keep=2)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-999999", "step-1000000"}
-    found = folder.newest()
+    found, _ = folder.newest()
     assert found
     assert found[1].step == 1_000_000
 
@@ -106,7 +106,7 @@ def test_a_phase_that_is_done_keeps_no_checkpoints(tmp_path: Path) -> None:
     folder = PhaseFolder(tmp_path)
     folder.save(position(1), write, keep=1)
     folder.forget()
-    assert folder.newest() is None
+    assert folder.newest() == (None, [])
     folder.forget()
 
 

@@ -4,133 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import anyio
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from truing.bus import Bus
 from truing.errors import RunFailed
-from truing.events import Evaluated, Event, GroupDropped, StepDone
-from truing.fields import (
-    ANSWERS,
-    COMPLETIONS,
-    FINISH,
-    GROUP,
-    IDS,
-    LOGPROBS,
-    OPPONENT,
-    PROMPTS,
-    SCORES,
-    TOKENS,
-    VERSION,
-    Batch,
-    fields,
-)
-from truing.journal import PhaseFolder
-from truing.loop import Parts
-from truing.online import online
-from truing.recipe import Loop
-from truing.run import Run, Stop, Stopped
+from truing.events import Evaluated, GroupDropped, StepDone
+from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, OPPONENT, PROMPTS, SCORES, TOKENS, Batch
+from truing.run import Stop, Stopped
 from truing.sampling import numbers_of, prompts_of
-from truing.stage import Encoded, Weights
-from truing.testing import (
-    ToyLossSpec,
-    ToyModel,
-    ToyModelSpec,
-    ToyOptimizer,
-    ToyOptimizerSpec,
-    ToySource,
-    ToySourceSpec,
-)
 
-
-class Prompted(ToyModel):
-    """A toy model that is handed prompts alone."""
-
-    def encode(self, batch: Batch) -> Encoded:
-        assert batch[COMPLETIONS] == [] == list(batch[GROUP])
-        return Encoded(batch)
-
-
-class Writer:
-    """Writes two completions a prompt, some of them slowly, and keeps what it was asked under which version."""
-
-    def __init__(self, delays: list[float] | None = None, fail_at: int = 0) -> None:
-        self.delays = delays or [0.0]
-        self.fail_at = fail_at
-        self.asked: list[tuple[int, list[str]]] = []
-        self.synced: list[int] = []
-
-    async def sync_weights(self, weights: Weights) -> None:
-        self.synced.append(weights.version)
-
-    async def generate(self, batch: Batch) -> Batch:
-        version = self.synced[-1]
-        self.asked.append((version, list(batch[IDS])))
-        await anyio.sleep(self.delays[len(self.asked) % len(self.delays)])
-        if len(self.asked) == self.fail_at:
-            raise RunFailed("the writer broke")
-        count = 2 * len(batch[IDS])
-        values = {COMPLETIONS: ["abc"] * count, TOKENS: [0] * 3 * count, FINISH: ["end", "length"] * (count // 2)}
-        return batch.put_all({**values, GROUP: [at // 2 for at in range(count)], VERSION: [version] * count})
-
-
-class Grader:
-    """Scores 0 and 1 in turn."""
-
-    async def score(self, batch: Batch) -> Batch:
-        return batch.put(SCORES, [float(at % 2) for at in range(len(batch[COMPLETIONS]))])  # pyright: ignore
-
-
-class Picky:
-    """Leaves out the groups of some prompts."""
-
-    def __init__(self, *without: str) -> None:
-        self.without = without
-
-    def estimate(self, batch: Batch) -> Batch:
-        kept = [at for at, name in enumerate(batch[IDS]) if name not in self.without]
-        return Batch({**batch, IDS: [batch[IDS][at] for at in kept]})
-
-
-class Scene:
-    """An online run of toys in a folder of its own."""
-
-    def __init__(
-        self, folder: Path, writer: Writer, stop: Stop | None = None, resumed: bool = False, **options: Any
-    ) -> None:
-        self.events: list[Event] = []
-        self.stop = Stop() if stop is None else stop
-        self.run = Run("toy", folder, 0, Bus(keep=self.events.append), "phase", stop=self.stop, resumed=resumed)
-        self.model = Prompted(ToyModelSpec(seconds=options.pop("seconds", 0.0)), self.run)
-        self.writer = writer
-        self.folder = PhaseFolder(folder / "phase")
-        groups = options.pop("groups", 8)
-        self.parts = Parts(
-            source=ToySource(ToySourceSpec(groups=groups), self.run),
-            model=self.model,
-            optimizer=ToyOptimizer(ToyOptimizerSpec(), self.run),
-            loss=ToyLossSpec().build(self.run),
-            needs=fields(LOGPROBS),
-            holdout=ToySource(ToySourceSpec(groups=3), self.run) if options.pop("holdout", False) else None,
-            generator=writer,
-            scorer=Grader(),
-            advantage=options.pop("advantage", None),
-        )
-        self.loop = Loop(**{"batch": 2, **options})
-
-    def go(self) -> Scene:
-        async def whole() -> None:
-            with anyio.fail_after(30):
-                await online(self.parts, self.loop, self.run, self.folder)
-
-        anyio.run(whole)
-        return self
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
+from .scenes import Picky, Scene, Writer
 
 
 @given(
@@ -191,11 +75,6 @@ def test_a_source_of_which_nothing_teaches_ends_the_run_with_a_reason(tmp_path: 
 def test_the_holdout_is_sampled_and_scored_before_after_and_on_the_way(tmp_path: Path) -> None:
     scene = Scene(tmp_path, Writer(), holdout=True, steps=4, evaluate_every=2).go()
     assert [(event.step, event.metrics["score"]) for event in scene.of(Evaluated)] == [(0, 0.5), (2, 0.5), (4, 0.5)]
-
-
-def test_a_generator_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    with pytest.RaisesGroup(pytest.RaisesExc(RunFailed, match="the writer broke")):
-        Scene(tmp_path, Writer(fail_at=2), steps=4).go()
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
