@@ -44,6 +44,8 @@ class Engine:
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._most = spec.seats or (256 if cuda else 64)
         self._sampler = Sampler(spec.temperature, spec.top_k, spec.top_p, spec.min_p)
+        others = spec.temperature if spec.opponent_temperature is None else spec.opponent_temperature
+        self._opponents = Sampler(others, spec.top_k, spec.top_p, spec.min_p)
         self._seeds = Seeds(run, spec.samples + spec.opponents)
         self._version = -1
 
@@ -55,7 +57,7 @@ class Engine:
         """The batch with the completions of its prompts. Raises RunFailed before the first weights, and Stopped."""
         if self._version < 0:
             raise RunFailed("the engine was asked to generate before it was given any weights")
-        seeds = self._seeds.draw(batch[IDS], self._version)
+        seeds = self._seeds.draw(batch, self._version)
         groups = await self._run.on_device(self._complete, prompts(batch), seeds)
         return completed(batch, groups, self._spec.provides())
 
@@ -110,6 +112,10 @@ class Engine:
         """Draw the next token of each sample from its logits [seq, vocabulary]; gives those that it ends."""
         uniform = torch.stack([sample.uniform[len(sample.tokens)] for sample in samples]).to(self._device)
         drawn: Drawn = self._sampler(logits, uniform)
+        if self._opponents != self._sampler and any(sample.opponent for sample in samples):
+            apart = torch.tensor([sample.opponent for sample in samples], device=self._device)
+            both = zip(self._opponents(logits, uniform), drawn, strict=True)
+            drawn = Drawn(*(torch.where(apart, theirs, own) for theirs, own in both))
         for sample, *found in zip(samples, *(part.tolist() for part in drawn), strict=True):
             token, logprob, sampled = found
             sample.tokens.append(token)

@@ -86,7 +86,7 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
 
     A prompt is computed once, and all its completions attend to its keys and values; so is what prompts that follow
     each other begin with alike. A completion that ends gives its seat to the next. Each is drawn from a seed of its
-    own: the run's seed, the prompt's id, the version of the weights and the number of the sample. Log-probabilities are
+    own: the run's seed, where the phase stands, the prompt's id and the number of the sample. Log-probabilities are
     kept under the model and under the sampling distribution.
 
     With `opponents`, a prompt gets completions of an opponent, too: of the reference, or of its geometric mixture with
@@ -115,22 +115,34 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
             "times the policy's and mixture times the reference's, normalised; 1: the reference alone",
         ),
     ] = 1.0
+    opponent_temperature: Annotated[
+        float | None,
+        Meta(
+            ge=0,
+            description="temperature of the opponent; 0: its likeliest token each time, which with mixture = 0 is the "
+            "policy's own greedy completion; none: that of the policy",
+        ),
+    ] = None
 
     def provides(self) -> Fields:
-        return written(self.opponents)
+        # With mixture 0 the opponent is the policy, so all was written by one model.
+        return written(self.opponents) | (fields() if self.mixture else fields(LOGPROBS_OLD))
 
     def problems(self) -> Iterable[Fault]:
-        """A mixture of which nothing is drawn."""
+        """A mixture, or a temperature, at which nothing is drawn."""
+        mend = "set opponents = 1"
         if self.mixture != 1 and not self.opponents:
-            yield Fault("mixture", "nothing is drawn from the mixture: opponents is 0", "set opponents = 1")
+            yield Fault("mixture", "nothing is drawn from the mixture: opponents is 0", mend)
+        if self.opponent_temperature is not None and not self.opponents:
+            yield Fault("opponent_temperature", "nothing is drawn at it: opponents is 0", mend)
 
 
 class OpenAi(SamplingSpec, frozen=True, kw_only=True):
     """A server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`.
 
     Token ids go in and come out, so what is learned from is what was sampled; a server without token ids is refused
-    unless `tokens = "text"` says that completions may be encoded anew. A sample's seed comes from the run's seed, the
-    prompt's id, the version of the weights and the number of the sample, and is sent with it.
+    unless `tokens = "text"` says that completions may be encoded anew. A sample's seed comes from the run's seed,
+    where the phase stands, the prompt's id and the number of the sample, and is sent with it.
     """
 
     name: ClassVar[str] = "openai"

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from truing.errors import Problem, UserError, did_you_mean
-from truing.fields import GROUP, IDS, SCORE_PARTS, SCORES, Batch
+from truing.fields import ADVANTAGES, GROUP, IDS, OPPONENT, SCORE_PARTS, SCORES, SEQ, Batch
 from truing.run import Run
 from truing_policy import menu_advantages as menu
+from truing_policy.rewards import of_completions
 from truing_tensor.groups import take, take_completions
+from truing_tensor.segments import segment_mean
 
 
 class BestOfGroup:
@@ -29,6 +31,24 @@ class BestOfGroup:
             mine = torch.nonzero(group == number).flatten()
             kept[mine[scores[mine].argsort(descending=True, stable=True)[: self._keep]]] = True
         return take_completions(batch, kept)
+
+
+class Remax:
+    """What a rollout is worth beyond the greedy completion of its prompt."""
+
+    def __init__(self, spec: menu.Remax, run: Run) -> None:
+        self._spec = spec
+
+    def estimate(self, batch: Batch) -> Batch:
+        """The rollouts alone, with ADVANTAGES [token]: their rewards less those of what is marked as OPPONENT [seq]."""
+        group, greedy = batch[GROUP], batch[OPPONENT] == 1
+        both = set(group[greedy].tolist()) & set(group[~greedy].tolist())
+        batch = take(batch, sorted(both))
+        group, greedy = batch[GROUP], batch[OPPONENT] == 1
+        rewards = of_completions(batch, self._spec)
+        baseline = segment_mean(rewards[greedy], group[greedy], len(batch[IDS]))
+        rollouts = take_completions(batch, ~greedy)
+        return rollouts.put(ADVANTAGES, (rewards - baseline[group])[~greedy][rollouts[SEQ]])
 
 
 class DynamicSampling:

@@ -13,6 +13,7 @@ from truing.fields import (
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_REF,
+    OPPONENT,
     RETURNS,
     SCORE_PARTS,
     SCORES,
@@ -89,6 +90,23 @@ class LeaveOneOut(Shaped, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "leave-one-out"
     target: ClassVar[str] = "truing_policy.advantages:LeaveOneOut"
+
+
+class Remax(Shaped, frozen=True, kw_only=True):
+    """A rollout's reward against that of the greedy completion of its prompt, the same for each of its tokens (ReMax,
+    arXiv:2310.10505, eq. 5).
+
+    Wants `opponents = 1`, `mixture = 0` and `opponent_temperature = 0` in [generator]: the policy's likeliest
+    completion, which is scored as the others are and then left out. A group without both kinds is left out, too. One
+    rollout a prompt is enough.
+    """
+
+    name: ClassVar[str] = "remax"
+    target: ClassVar[str] = "truing_policy.choosing:Remax"
+
+    def requires(self) -> Fields:
+        """Rewards, and which completions are there for comparison."""
+        return Shaped.requires(self) | fields(IDS, OPPONENT)
 
 
 class Whitened(Shaped, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from truing_policy.menu_advantages import (
     LeaveOneOut,
     MonteCarlo,
     Process,
+    Remax,
     Whitened,
 )
 from truing_policy.menu_losses import Cispo, Dapo, DrGrpo, Grpo, Gspo, Ppo, Reinforce
@@ -42,7 +43,7 @@ class Sft(LossSpec, frozen=True, kw_only=True):
 
 
 _LOSSES = [Sft, Ppo, Grpo, DrGrpo, Dapo, Gspo, Cispo, Reinforce]
-_ADVANTAGES = [Gae, MonteCarlo, GroupRelative, LeaveOneOut, Whitened, Process, BestOfGroup, DynamicSampling]
+_ADVANTAGES = [Gae, MonteCarlo, GroupRelative, LeaveOneOut, Remax, Whitened, Process, BestOfGroup, DynamicSampling]
 
 
 @hookimpl

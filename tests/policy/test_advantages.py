@@ -16,6 +16,7 @@ from truing.fields import (
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_REF,
+    OPPONENT,
     RETURNS,
     SCORE_PARTS,
     SCORES,
@@ -37,6 +38,7 @@ from truing_policy.plugin import (
     LeaveOneOut,
     MonteCarlo,
     Process,
+    Remax,
     Whitened,
 )
 from truing_policy.rewards import of_tokens
@@ -52,6 +54,7 @@ EVERY: list[type[AdvantageSpec]] = [
     Gae,
     MonteCarlo,
     Process,
+    Remax,
     BestOfGroup,
     DynamicSampling,
 ]
@@ -128,6 +131,16 @@ def test_a_group_whose_scores_are_equal_teaches_nothing(score: float, size: int)
     batch = sampled([score] * size, [0] * size)
     for spec in (GroupRelative(), LeaveOneOut(), Whitened(), Whitened(baseline="group"), MonteCarlo()):
         assert max(map(abs, advantages(spec, batch))) < 1e-9 * (1 + abs(score))
+
+
+def test_remax_compares_with_the_greedy_completion_and_leaves_it_out() -> None:
+    # Of each prompt two rollouts and the greedy one; the third prompt has lost its greedy completion.
+    batch = sampled([1.0, 3.0, 2.5, 0.0, 1.0, 1.0, 9.0], [0, 0, 0, 1, 1, 1, 2], [1, 2, 1, 1, 1, 3, 1])
+    batch = named(batch.put(OPPONENT, torch.tensor([0, 0, 1, 0, 0, 1, 0])))
+    found = estimated(Remax(), batch)
+    assert found[COMPLETIONS] == ["answer 0", "answer 1", "answer 3", "answer 4"]
+    assert found[ADVANTAGES].tolist() == pytest.approx([-1.5, 0.5, 0.5, -1.0, 0.0])
+    assert OPPONENT in Remax().requires()
 
 
 # --- against the batch ------------------------------------------------------------------------------------------------
