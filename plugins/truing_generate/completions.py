@@ -22,6 +22,7 @@ from truing.fields import (
     OPPONENT,
     PROMPT_GROUP,
     PROMPT_TOKENS,
+    SEEDS,
     SEQ,
     TOKENS,
     VERSION,
@@ -50,10 +51,11 @@ class Completion(NamedTuple):
 
 
 class Seeds:
-    """The seed of every sample: a hash of the run's seed, the prompt's id, the version of the weights and the number of
-    the sample, never of a worker.
+    """The seed of every sample: a hash of the run's seed, of where its phase stands (`SEEDS`), the prompt's id and the
+    number of the sample; never of a worker, the time of day or the weights.
 
-    A prompt that is asked again under the same weights gets other seeds than the time before.
+    A prompt that is asked several times at once gets other seeds each time. Where nobody says where the phase stands,
+    the version of the weights does, and how often the prompt was asked under it.
     """
 
     def __init__(self, run: Run, samples: int) -> None:
@@ -62,18 +64,17 @@ class Seeds:
         self._asked: Counter[str] = Counter()
         self._version: int | None = None
 
-    def draw(self, ids: Sequence[str], version: int) -> list[list[int]]:
-        """The seeds of the samples of each prompt."""
-        if version != self._version:
+    def draw(self, batch: Batch, version: int) -> list[list[int]]:
+        """The seeds of the samples of each prompt. version: of the weights."""
+        if SEEDS in batch or version != self._version:
             self._asked.clear()
-            self._version = version
+            self._version = None if SEEDS in batch else version
+        places = batch[SEEDS] if SEEDS in batch else [version] * len(batch[IDS])
         drawn: list[list[int]] = []
-        for name in ids:
+        for name, place in zip(batch[IDS], places, strict=True):
             again = [self._asked[name]] if self._asked[name] else []
             self._asked[name] += 1
-            drawn.append(
-                [self._run.seed_for("sample", name, version, number, *again) for number in range(self._samples)]
-            )
+            drawn.append([self._run.seed_for("sample", name, place, number, *again) for number in range(self._samples)])
         return drawn
 
 

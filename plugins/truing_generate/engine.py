@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from truing.errors import RunFailed
-from truing.fields import IDS, Batch
+from truing.fields import Batch
 from truing.run import Run, Stopped
 from truing.stage import Weights
 from truing_generate import plugin

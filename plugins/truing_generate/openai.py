@@ -56,7 +56,7 @@ class OpenAi:
         if self._encoder is not None:
             self._once("completions come as text and are encoded anew: their tokens may not be those that were sampled")
         ids, heads = batch[IDS], prompts(batch)
-        seeds = self._seeds.draw(ids, self._version)
+        seeds = self._seeds.draw(batch, self._version)
         groups: list[list[Completion | None]] = [[None] * self._spec.samples for _ in ids]
         repeats = self._server.repeats
 
