@@ -118,7 +118,6 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
     opponent_temperature: Annotated[
         float | None,
         Meta(
-            ge=0,
             description="temperature of the opponent; 0: its likeliest token each time, which with mixture = 0 is the "
             "policy's own greedy completion; none: that of the policy",
         ),
@@ -135,6 +134,8 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
             yield Fault("mixture", "nothing is drawn from the mixture: opponents is 0", mend)
         if self.opponent_temperature is not None and not self.opponents:
             yield Fault("opponent_temperature", "nothing is drawn at it: opponents is 0", mend)
+        if self.opponent_temperature is not None and self.opponent_temperature < 0:
+            yield Fault("opponent_temperature", f"{self.opponent_temperature} is below 0", "0 is the likeliest token")
 
 
 class OpenAi(SamplingSpec, frozen=True, kw_only=True):

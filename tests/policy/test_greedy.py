@@ -9,6 +9,7 @@ import torch
 from tests.generate.samplers import FromFolder, asked, by_completion, generated, run_in
 
 from truing.fields import LOGPROBS_OLD, LOGPROBS_SAMPLED, OPPONENT, SEQ
+from truing.testing import check_spec
 from truing_generate.plugin import Engine
 from truing_model.plugin import ScratchLm
 from truing_model.scratch import write_scratch
@@ -40,5 +41,8 @@ def test_an_opponent_at_temperature_0_says_what_the_policy_says_at_its_likeliest
 
 def test_a_temperature_of_nobody_is_told() -> None:
     assert [fault.option for fault in Engine(opponent_temperature=0.0).problems()] == ["opponent_temperature"]
+    cold = Engine(opponents=1, opponent_temperature=-1.0)
+    assert [fault.option for fault in cold.problems()] == ["opponent_temperature"]
+    check_spec(Engine)
     assert LOGPROBS_OLD in Engine(opponents=1, mixture=0.0).provides()
     assert LOGPROBS_OLD not in Engine(opponents=1).provides()
