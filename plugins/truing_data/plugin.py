@@ -36,6 +36,7 @@ from truing.plugins import Command, hookimpl
 from truing.stage import AnySpec, Fault, SourceSpec
 from truing_data.handing_out import Bootstrap, Shuffle
 from truing_data.mapping import MappedSource
+from truing_data.menu_chains import ArithmeticChains
 from truing_data.menu_collected import Collected
 from truing_data.menu_steps import StepFile
 from truing_data.on_disk import missing_files, neighbour
@@ -223,7 +224,7 @@ def _easy() -> dict[str, dict[str, Any]]:
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Every source of this plugin."""
-    return [Jsonl, Parquet, HuggingFace, ReasoningGym, StepFile, Collected]
+    return [Jsonl, Parquet, HuggingFace, ReasoningGym, ArithmeticChains, StepFile, Collected]
 
 
 @hookimpl

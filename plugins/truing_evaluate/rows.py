@@ -122,10 +122,20 @@ def number(value: Any, place: str) -> float:
 
 
 def field(row: Row, name: str) -> Any:
-    """A field that must be there. Raises BadValue."""
-    if name not in row.values:
+    """A field that must be there; `score_parts.right` is what every entry of `score_parts` has under `right`. Raises
+    BadValue."""
+    if name in row.values:
+        return row.values[name]
+    whole, _, part = name.rpartition(".")
+    entries = row.values.get(whole)
+    if not isinstance(entries, list):
         raise BadValue(f'no "{name}" in this row', did_you_mean(name, row.values))
-    return row.values[name]
+    for at, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise BadValue(f'"{whole}", entry {at} is {_kind(entry)}, which has no parts')
+        if part not in entry:
+            raise BadValue(f'"{whole}", entry {at} has no "{part}"', did_you_mean(part, entry))
+    return [entry[part] for entry in entries]
 
 
 def told(row: Row, key: str) -> str:

@@ -268,6 +268,14 @@ class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
     width: Annotated[int, Meta(ge=8, description="size of the hidden state; a multiple of 2 * heads")] = 64
     layers: Annotated[int, Meta(ge=1, description="number of transformer layers")] = 2
     heads: Annotated[int, Meta(ge=1, description="attention heads per layer")] = 4
+    deviation: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="standard deviation of the fresh weights; 0.02 is what large models take, and a small one finds "
+            "out much sooner what to attend to with about 1 / sqrt(width)",
+        ),
+    ] = 0.02
 
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)

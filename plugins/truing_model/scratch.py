@@ -40,6 +40,7 @@ def write_scratch(folder: Path, spec: plugin.ScratchLm, seed: int) -> None:
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         max_position_embeddings=max(spec.max_tokens, 2048),
+        initializer_range=spec.deviation,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

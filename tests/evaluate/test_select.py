@@ -254,3 +254,20 @@ def test_the_votes_of_four_models_on_real_sums(write: Write, truing: Call) -> No
     assert found["best"][-1] == pytest.approx(0.563, abs=0.05)
     assert said["choices"][-1]["oracle"] == pytest.approx(0.6844, abs=1e-4)
     assert found["best"][0] < found["vote"][-1] < said["choices"][-1]["oracle"]
+
+
+def test_a_part_of_a_mixed_score_is_chosen_by_its_name(truing: Call, write: Write) -> None:
+    parts = [{"good": 1.0, "bad": 0.0}, {"good": 0.0, "bad": 2.0}]
+    path = write([{"scores": [1.0, 2.0], "score_parts": parts, "label": [1, 0]}])
+    for name, worth in (("score_parts.good", 1.0), ("score_parts.bad", 0.0)):
+        told = truing("select", path, "--scores", name, "--json").json
+        assert told["choices"][-1]["chosen"][0]["truth"]["value"] == worth
+
+
+def test_a_part_that_no_score_has_is_told_with_those_there_are(truing: Call, write: Write) -> None:
+    path = write([{"scores": [1.0, 2.0], "score_parts": [{"prm": 1.0}, {"prm": 0.0}], "label": [1, 0]}])
+    said = truing("select", path, "--scores", "score_parts.pm")
+    assert said.status != 0
+    assert 'entry 1 has no "pm"' in said.err
+    assert 'did you mean "prm"?' in said.err
+    assert "has no parts" in truing("select", path, "--scores", "label.x").err
