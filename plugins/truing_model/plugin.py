@@ -272,8 +272,8 @@ class ScratchLm(LanguageModelSpec, frozen=True, kw_only=True):
         float,
         Meta(
             gt=0,
-            description="standard deviation of the fresh weights; 0.02 is what large models take, and a small one finds "
-            "out much sooner what to attend to with about 1 / sqrt(width)",
+            description="standard deviation of the fresh weights; 0.02 is what large models take, and a small one "
+            "finds out much sooner what to attend to with about 1 / sqrt(width)",
         ),
     ] = 0.02
 
