@@ -97,6 +97,19 @@ class History:
         values = self.looked[key].values
         return Change(values[0], values[-1]) if len(values) > 1 else None
 
+    def since_best(self, key: str) -> tuple[Change, int] | None:
+        """In training, from the mean of those steps in a row at which it was largest to that of the last ones, and the
+        step at which the largest ended; None before the two are apart."""
+        series, size = self.trained[key], self.window
+        values = series.values
+        if len(values) < 2 * size:
+            return None
+        ends = range(size, len(values) - size + 1)
+        best = max(ends, key=lambda end: fmean(values[end - size : end]))
+        first, last = values[best - size : best], values[-size:]
+        error = math.sqrt((variance(first) + variance(last)) / size)
+        return Change(fmean(first), fmean(last), error), series.steps[best - 1]
+
     def level(self, key: str, step: int) -> float | None:
         """The mean of a metric over the last steps up to this one, at the beginning over the first ones."""
         series, size = self.trained[key], self.window

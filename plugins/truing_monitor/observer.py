@@ -7,16 +7,27 @@ what was raised before is not raised again.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from truing.events import Alarm, DataOpened, Evaluated, Event, PhaseStarted, StepDone
 from truing.journal import Journal
 from truing.run import Run
 from truing_monitor.history import History
-from truing_monitor.plugin import AlarmName, PreferenceMonitor
-from truing_monitor.rules import MARGIN, RULES, Sign
+from truing_monitor.policy_rules import LENGTH, POLICY_RULES
+from truing_monitor.rules import MARGIN, RULES, Rule, Sign
 
 RAISED, WELL = 1.0, 0.5
+
+
+class Options(Protocol):
+    """What every monitor is told."""
+
+    @property
+    def smooth(self) -> int: ...
+    @property
+    def stop_on(self) -> Collection[str]: ...
 
 
 @dataclass
@@ -24,7 +35,7 @@ class Phase:
     """What is known of one phase. unwell: of every raised alarm, the last step at which its sign was not yet well."""
 
     history: History
-    unwell: dict[AlarmName, int] = field(default_factory=dict[AlarmName, int])
+    unwell: dict[str, int] = field(default_factory=dict[str, int])
 
     def begin(self, event: PhaseStarted) -> None:
         """A phase begins, or goes on after `event.start` steps."""
@@ -33,7 +44,7 @@ class Phase:
         self.history.go_back(event.start or -1)
         self.unwell = {name: min(step, event.start) for name, step in self.unwell.items()}
 
-    def judge(self, name: AlarmName, sign: Sign | None, step: int) -> bool:
+    def judge(self, name: str, sign: Sign | None, step: int) -> bool:
         """Whether this sign raises the alarm now."""
         strength = sign.strength if sign else 0.0
         if name in self.unwell:
@@ -48,10 +59,13 @@ class Phase:
         return True
 
 
-class PreferenceObserver:
-    """Watches phases that report a margin, which is what preference losses do."""
+class Monitor:
+    """Watches phases that report what its rules are about. sign: a number that all of those report."""
 
-    def __init__(self, options: PreferenceMonitor, run: Run) -> None:
+    rules: ClassVar[Mapping[str, Rule]]
+    sign: ClassVar[str]
+
+    def __init__(self, options: Options, run: Run) -> None:
         self._options = options
         self._run = run
         self._phases: dict[str, Phase] = {}
@@ -91,10 +105,10 @@ class PreferenceObserver:
     def _alarms(self, event: StepDone | Evaluated) -> list[Alarm]:
         phase = self._phase(event.phase)
         history = phase.history
-        if not history.trained[MARGIN].values and not history.looked[MARGIN].values:
+        if not history.trained[self.sign].values and not history.looked[self.sign].values:
             return []
         found: list[Alarm] = []
-        for name, rule in RULES.items():
+        for name, rule in self.rules.items():
             sign = rule(history, self._options)
             if phase.judge(name, sign, event.step) and sign:
                 values = dict(sign.values)
@@ -103,3 +117,17 @@ class PreferenceObserver:
 
     def _phase(self, name: str) -> Phase:
         return self._phases.setdefault(name, Phase(History(self._options.smooth)))
+
+
+class PreferenceObserver(Monitor):
+    """Watches preference losses, which report a margin."""
+
+    rules = RULES
+    sign = MARGIN
+
+
+class PolicyObserver(Monitor):
+    """Watches policies that learn from what they sample."""
+
+    rules = POLICY_RULES
+    sign = LENGTH

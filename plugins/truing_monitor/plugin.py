@@ -1,4 +1,4 @@
-"""What this plugin brings: an observer that looks at the numbers of preference training."""
+"""What this plugin brings: observers that look at the numbers of training, and a scorer that measures samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, ObserverSpec
+from truing_monitor.menu_policy import Diversity, PolicyMonitor
 
 AlarmName = Literal["displacement", "collapse", "length-bias", "overfitting", "gradient-spike"]
 
@@ -51,5 +52,5 @@ class PreferenceMonitor(ObserverSpec, frozen=True, kw_only=True):
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """The monitor."""
-    return [PreferenceMonitor]
+    """The monitors."""
+    return [PreferenceMonitor, PolicyMonitor, Diversity]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truing_monitor.history import FEWEST, Change, History
 from truing_monitor.plugin import AlarmName, PreferenceMonitor
@@ -34,7 +34,8 @@ class Sign(NamedTuple):
     values: Mapping[str, float]
 
 
-Rule = Callable[[History, PreferenceMonitor], Sign | None]
+Rule = Callable[[History, Any], Sign | None]
+"""Handed the options of its monitor."""
 
 
 def displacement(history: History, options: PreferenceMonitor) -> Sign | None:
@@ -44,7 +45,7 @@ def displacement(history: History, options: PreferenceMonitor) -> Sign | None:
 
 
 def _displaced(history: History, threshold: float) -> Iterator[Sign]:
-    for where, change_of in _places(history):
+    for where, change_of in places(history):
         chosen, margin = change_of(CHOSEN), change_of(MARGIN)
         if chosen and margin:
             text = (
@@ -52,8 +53,8 @@ def _displaced(history: History, threshold: float) -> Iterator[Sign]:
                 f"while the margin grew from {margin.first:.3g} to {margin.last:.3g}; the losses dpop and nca, "
                 "or an sft_weight, hold it up"
             )
-            strength = _fall(chosen, threshold) if margin.last > margin.first else 0.0
-            yield Sign(strength, text, {**_told(CHOSEN, chosen), **_told(MARGIN, margin)})
+            strength = fall(chosen, threshold) if margin.last > margin.first else 0.0
+            yield Sign(strength, text, {**told(CHOSEN, chosen), **told(MARGIN, margin)})
 
 
 def collapse(history: History, options: PreferenceMonitor) -> Sign | None:
@@ -63,7 +64,7 @@ def collapse(history: History, options: PreferenceMonitor) -> Sign | None:
 
 
 def _collapsed(history: History, threshold: float) -> Iterator[Sign]:
-    for where, change_of in _places(history):
+    for where, change_of in places(history):
         chosen, rejected = change_of(CHOSEN), change_of(REJECTED)
         if chosen and rejected:
             text = (
@@ -71,8 +72,8 @@ def _collapsed(history: History, threshold: float) -> Iterator[Sign]:
                 f"that of rejected ones from {rejected.first:.4g} to {rejected.last:.4g}: the model moves to answers "
                 "that are in neither; a smaller rate, a larger beta, or an sft_weight holds them"
             )
-            strength = min(_fall(chosen, threshold), _fall(rejected, threshold))
-            yield Sign(strength, text, {**_told(CHOSEN, chosen), **_told(REJECTED, rejected)})
+            strength = min(fall(chosen, threshold), fall(rejected, threshold))
+            yield Sign(strength, text, {**told(CHOSEN, chosen), **told(REJECTED, rejected)})
 
 
 def length_bias(history: History, options: PreferenceMonitor) -> Sign | None:
@@ -89,7 +90,7 @@ def length_bias(history: History, options: PreferenceMonitor) -> Sign | None:
         f"held out, the correlation of reward with length went from {first:.2f} to {last:.2f}: "
         f"{'longer' if last > 0 else 'shorter'} answers are liked as such; r-dpo and simpo learn less of it"
     )
-    return Sign(strength, text, _told(LENGTH, Change(first, last)))
+    return Sign(strength, text, told(LENGTH, Change(first, last)))
 
 
 def overfitting(history: History, options: PreferenceMonitor) -> Sign | None:
@@ -132,18 +133,24 @@ RULES: Mapping[AlarmName, Rule] = {
 }
 
 
-def _places(history: History) -> tuple[tuple[str, Callable[[str], Change | None]], ...]:
+def places(history: History) -> tuple[tuple[str, Callable[[str], Change | None]], ...]:
+    """Where a number may have changed, in words, and how it is asked for."""
     return ("held out", history.on_holdout), ("in training", history.in_training)
 
 
-def _fall(change: Change, threshold: float) -> float:
+def fall(change: Change, threshold: float) -> float:
     """How strong a fall is, as a share of where it began and against chance; the weaker of the two."""
-    fall = change.first - change.last
-    if fall <= 0 or change.first == 0:
+    lost = change.first - change.last
+    if lost <= 0 or change.first == 0:
         return 0.0
-    against_chance = fall / (_ERRORS * change.error) if change.error else math.inf
-    return min(fall / abs(change.first) / threshold, against_chance)
+    return min(lost / abs(change.first) / threshold, against_chance(change))
 
 
-def _told(key: str, change: Change) -> dict[str, float]:
+def against_chance(change: Change) -> float:
+    """How large a change is against what chance makes of it: 1 at 5 standard errors."""
+    return abs(change.last - change.first) / (_ERRORS * change.error) if change.error else math.inf
+
+
+def told(key: str, change: Change) -> dict[str, float]:
+    """The numbers of a change, for an alarm."""
     return {f"{key}/first": change.first, key: change.last}
