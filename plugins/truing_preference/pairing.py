@@ -40,7 +40,9 @@ class BestAgainstWorst:
             if leads and max(leads) > self._least:
                 pairs[number] = found[leads.index(max(leads))]
         chosen, rejected = (torch.tensor([pair[at] for pair in pairs.values()], dtype=torch.int64) for at in range(2))
-        return take(batch.put_all({CHOSEN: chosen, REJECTED: rejected}), list(pairs))
+        # What was said of other pairs, by the source or by a judge, is not said of these.
+        kept = Batch({key: value for key, value in batch.items() if key.dims != "pair"})
+        return take(kept.put_all({CHOSEN: chosen, REJECTED: rejected}), list(pairs))
 
     def _sides(self, batch: Batch, mine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Where the better one of a pair may come from, and where the worse."""

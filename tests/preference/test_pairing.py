@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from truing.bus import Bus
-from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, REJECTED, SCORES, Batch
+from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, REJECTED, SCORES, SOFT, Batch
 from truing.run import Run
 from truing.testing import check_spec
 from truing_preference.plugin import BestAgainstWorst
@@ -53,6 +53,16 @@ def test_the_chosen_always_scores_higher_within_its_own_group(scores: list[list[
     assert batch[GROUP][batch[CHOSEN]].tolist() == list(range(len(batch[IDS])))
     if len(batch[CHOSEN]):
         assert bool((batch[SCORES][batch[CHOSEN]] > batch[SCORES][batch[REJECTED]]).all())
+
+
+def test_what_was_said_of_other_pairs_is_not_said_of_these() -> None:
+    group = torch.tensor([0, 0, 0])
+    judged = Batch({IDS: ["g"], GROUP: group, SCORES: torch.tensor([0.2, 0.9, 0.4]), COMPLETIONS: ["a", "b", "c"]})
+    judged = judged.put_all({CHOSEN: torch.tensor([1, 1, 2]), REJECTED: torch.tensor([0, 2, 0])})
+    judged = judged.put(SOFT, torch.tensor([0.9, 0.8, 0.6]))
+    batch = BestAgainstWorst().build(Run("test", Path(), 0, Bus())).estimate(judged)
+    assert (batch[CHOSEN].tolist(), batch[REJECTED].tolist()) == ([1], [0])
+    assert SOFT not in batch
 
 
 def test_it_keeps_its_promises() -> None:
