@@ -135,6 +135,9 @@ def _best(data: Scored, gold: str, proxies: Sequence[str], left_out: set[str]) -
 
 
 def _learned(data: Scored, name: str, gold: str, kl: str) -> Curve:
+    # What was scored again, after a resume or a failed attempt, counts once.
+    once = {(row.id, *numbers(row, VERSION)[:1], *row.texts): row for row in data.rows}
+    data = Scored(data.origin, list(once.values()))
     versions = data.each(lambda row: int(numbers(row, VERSION)[0]))
     truth, away = (data.each(lambda row, of=of: part(row, of)) for of in (gold, kl))
     scores = data.each(lambda row: np.array(numbers(row, "scores")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from truing.events import Alarm, DataOpened, Evaluated, Event, PhaseStarted, StepDone
 from truing.journal import Journal
@@ -62,7 +62,7 @@ class Phase:
 class Monitor:
     """Watches phases that report what its rules are about. sign: a number that all of those report."""
 
-    rules: ClassVar[Mapping[str, Rule]]
+    rules: ClassVar[Mapping[Any, Rule]]
     sign: ClassVar[str]
 
     def __init__(self, options: Options, run: Run) -> None:

@@ -125,11 +125,10 @@ def kl_budget(history: History, options: PolicyMonitor) -> Sign | None:
     return Sign(away / options.kl_budget, text, {key: away, f"{key}/budget": options.kl_budget})
 
 
-_RULES: Mapping[PolicyAlarm, Rule] = {
+POLICY_RULES: Mapping[PolicyAlarm, Rule] = {
     "overoptimization": overoptimization,
     "length-drift": length_drift,
     "repetition": repetition,
     "diversity-collapse": diversity_collapse,
     "kl-budget": kl_budget,
 }
-POLICY_RULES: Mapping[str, Rule] = {**_RULES}

@@ -206,9 +206,11 @@ def test_what_a_mix_kept_while_a_policy_learned_is_a_course_of_its_own(
             gold = law(np.array([d]), 0.6, 0.4, "learned") + prompt
             row = parts(gold, np.array([d]), kl=d**2)
             lines.append({**row, "id": str(prompt), "version": [version]})
-    write(lines, "run/rl/scores.jsonl")
+    # A resumed phase scores again what was under way.
+    write([*lines, *lines[-3:]], "run/rl/scores.jsonl")
     (course,) = truing("overoptimize", tmp_path / "run", "--json").json["courses"]
     assert (course["name"], course["way"], course["start"]) == ("rl", "learned", 2.5)
+    assert {point["completions"] for point in course["points"]} == {6}
     assert course["law"]["alpha"]["value"] == pytest.approx(0.6)
     assert course["law"]["beta"]["value"] == pytest.approx(0.4)
     assert course["law"]["peak"]["value"] == pytest.approx(math.exp(0.5))
