@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from truing.errors import Problem, RunFailed, UserError
+from truing.errors import Problem, UserError
 from truing.events import Notice
 from truing.fields import (
     ANSWERS,
@@ -78,7 +78,7 @@ class Judging(ABC):
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES and SCORE_PARTS [seq] and VERDICTS [group]; with `label_pairs` CHOSEN, REJECTED and
-        SOFT [pair]. Raises RunFailed where too many verdicts are missing, and what asking raises."""
+        SOFT [pair]. Raises UserError where too many verdicts are missing, and what asking raises."""
         members: list[list[int]] = [[] for _ in batch[IDS]]
         for seq, group in enumerate(batch[GROUP].tolist()):
             members[group].append(seq)
@@ -95,16 +95,17 @@ class Judging(ABC):
         return Question(name, prompts.shown(self._template, texts, criterion))
 
     async def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        """What the judge says to each question. Raises RunFailed where too many verdicts so far are missing."""
+        """What the judge says to each question. Raises UserError where too many verdicts so far are missing."""
         found = await self._asker.ask(questions) if questions else []
         self.asked += len(found)
         self.missing.update(each.missing for each in found if not each.chances)
         count = self.missing.total()
         if self.asked >= _ENOUGH and count > self.spec.most_missing * self.asked:
-            raise RunFailed(f"{self._lacking(found)}; at most {self.spec.most_missing:.0%} may be. {_MEND}")
+            what = f"{self._lacking(found)}; at most {self.spec.most_missing:.0%} may be"
+            raise UserError(Problem(f'[scorer] use = "{self.spec.name}"', what, _MEND))
         if count and count >= 2 * self._told:
             self._told = count
-            self._run.bus.publish(Notice(text=self._lacking(found), phase=self._run.phase))
+            self._run.bus.publish(Notice(text=f"{self.spec.name}: {self._lacking(found)}", phase=self._run.phase))
         return found
 
     def criterion(self, *what: str) -> str:
@@ -114,7 +115,7 @@ class Judging(ABC):
     def _lacking(self, last: Sequence[Verdict]) -> str:
         """How many verdicts are missing, why, and what was said in place of one."""
         why = ", ".join(f"{count:,} {_WHY[name]}" for name, count in self.missing.items())
-        text = f"{self.spec.name}: {self.missing.total():,} of {self.asked:,} verdicts are missing: {why}"
+        text = f"{self.missing.total():,} of {self.asked:,} verdicts are missing: {why}"
         instead = next((each.said for each in last if not each.chances and each.said), "")
         return f'{text}, as in "{instead}"' if instead else text
 
@@ -123,7 +124,7 @@ _WHY = {
     "unclear": "where it would rather have said something else",
     "long": "to questions longer than max_tokens",
 }
-_MEND = "Ask more plainly with `question`, begin its answer with `prefix`, or ask another model"
+_MEND = "ask more plainly with `question`, or another model; or say with `most_missing` how many may be"
 
 
 class Meeting(NamedTuple):

@@ -25,6 +25,7 @@ from truing.fields import (
     PROMPT_GROUP,
     PROMPT_TOKENS,
     PROMPTS,
+    SEEDS,
     SEQ,
     TOKENS,
     Batch,
@@ -121,6 +122,7 @@ class InProcess:
             {
                 IDS: [each.name for each in questions],
                 PROMPTS: asked,
+                SEEDS: [self._run.seed_for("reasoning", each.shown) for each in questions],
                 PROMPT_TOKENS: torch.tensor([token for part in tokens for token in part], dtype=torch.int64),
                 PROMPT_GROUP: owners([len(part) for part in tokens]),
             }

@@ -100,9 +100,14 @@ class AtServer:
     async def ask(self, questions: Sequence[Question]) -> list[Verdict]:
         """The verdict on each question. Raises UserError for a server that is not there or refuses, RunFailed for one
         that stops to answer or answers nonsense."""
+        repeats = self._server.repeats
         async with self._server.connected() as ask:
             self._model = self._model or await the_model(self._server, ask)
-            return await gathered([partial(self._verdict, ask, question) for question in questions])
+            found = await gathered([partial(self._verdict, ask, question) for question in questions])
+        if self._server.repeats > repeats:
+            count = self._server.repeats - repeats
+            self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
+        return found
 
     async def _verdict(self, ask: Ask, question: Question) -> Verdict:
         """One verdict, or the mean of those behind several reasonings."""
@@ -111,7 +116,7 @@ class AtServer:
                 return await self._decided(ask, turns(self._spec, question.shown, None), 0)
             found: list[Verdict] = []
             for number in range(self._spec.reasonings):
-                seed = self._run.seed_for("reasoning", question.name, number)
+                seed = self._run.seed_for("reasoning", question.shown, number)
                 longest, temperature = self._spec.reasoning_tokens, self._spec.temperature
                 said = await self._said(ask, thinking(self._spec, question.shown), longest, temperature, seed)
                 decided = turns(self._spec, question.shown, said.text)
@@ -126,8 +131,7 @@ class AtServer:
         place = next((each for each in said.places if each.token.strip() and each.top_logprobs), None)
         if place is None and not self._by_text:
             self._by_text = True
-            text = "it tells no log-probabilities, so what it says counts, as 0 or 1"
-            self._run.bus.publish(Notice(text=f"{self._server.url}: {text}", phase=self._run.phase))
+            self._tell("it tells no log-probabilities, so what it says counts, as 0 or 1")
         chances = _of_text(said.text, self._spec.labels) if place is None else _of_words(place, self._spec.labels)
         return verdict(chances, self._spec.least_mass, spent + said.tokens, shown)
 
@@ -158,6 +162,9 @@ class AtServer:
         choice, usage = answer.choices[0], answer.usage or _Usage()
         places = (choice.logprobs.content if choice.logprobs else None) or []
         return Said(choice.message.content or "", places, usage.prompt_tokens + usage.completion_tokens)
+
+    def _tell(self, text: str) -> None:
+        self._run.bus.publish(Notice(text=f"{self._server.url}: {text}", phase=self._run.phase))
 
 
 def harmless(text: str) -> str:

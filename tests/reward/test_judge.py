@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from truing.errors import RunFailed, UserError
+from truing.errors import UserError
 from truing.fields import (
     ANSWERS,
     CHOSEN,
@@ -196,7 +196,7 @@ def test_verdicts_that_are_missing_are_told_and_end_the_run_when_they_are_many(t
     (told,) = scorer._run.bus.said
     assert told.startswith("judge: 2 of 30 verdicts are missing: 2 where it would rather have said something else")
     assert 'as in "I think"' in told
-    with pytest.raises(RunFailed, match=r"20 of 40 verdicts are missing: .*; at most 20% may be"):
+    with pytest.raises(UserError, match=r"judge\"  20 of 40 verdicts are missing: .*; at most 20% may be"):
         compared(tmp_path, texts(*[["a", "b"]] * 10, *[["x", "b"]] * 10), silent)
 
 

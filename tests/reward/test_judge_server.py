@@ -115,7 +115,7 @@ def test_an_answer_that_is_no_verdict_is_missing(server: FakeServer, said: str) 
 
 def test_a_refusal_ends_the_run_when_it_is_most_of_what_is_said(server: FakeServer) -> None:
     server.answer = says(lambda shown: words({"I": 0.9, "A": 0.05}, text="I cannot judge that."))
-    with pytest.raises(RunFailed, match=r"20 of 20 verdicts are missing.*as in \"I cannot judge that.\""):
+    with pytest.raises(UserError, match=r"20 of 20 verdicts are missing.*as in \"I cannot judge that.\""):
         scored(server, texts(*[["one", "two"]] * 10))
 
 
@@ -167,6 +167,14 @@ def test_no_more_requests_are_under_way_than_told(server: FakeServer) -> None:
     scored(server, texts(*[["one", "two"]] * 12), concurrency=3)
     assert server.most_under_way <= 3
     assert server.count(CHAT) == 24
+
+
+def test_a_busy_server_is_asked_again_and_that_is_said(server: FakeServer) -> None:
+    sound = says(lambda shown: words({"A": 0.5, "B": 0.5}))
+    server.answer = lambda asked: Reply({}, 503) if asked.path == CHAT and asked.number == 0 else sound(asked)
+    batch, told = scored(server, texts(["one", "two"]))
+    assert rows(batch)[0]["missing"] == ["", ""]
+    assert told[0].startswith(f"{server.url}: 1 requests were sent again, the last because of: 503")
 
 
 def test_a_server_that_refuses_is_told_with_a_mend(server: FakeServer) -> None:
