@@ -71,12 +71,12 @@ def interval(value: float, drawn: Array) -> Figure:
     return Figure(value=value, low=float(low), high=float(high))
 
 
-def verdict(beta: Figure, peak: Figure, farthest: float) -> str:
-    """What the data say of the peak. farthest: the largest d that was reached."""
+def verdict(beta: Figure, peak: Figure, farthest: float, fall: Figure) -> str:
+    """What the data say of the peak. farthest: the largest d that was reached; fall: how far gold is seen to fall."""
     if not beta.low > 0:
         return "not identified: the interval of beta reaches 0, so gold need not fall anywhere"
     if peak.high <= farthest:
-        return "inside the data"
+        return "inside the data" if fall.low > 0 else "inside the data by the law, though gold is not seen to fall"
     if peak.low > farthest:
         return "beyond the data: where gold falls is extrapolated"
     return "not sure to be inside the data: its interval reaches beyond them"

@@ -13,7 +13,7 @@ from truing_evaluate import rows
 from truing_evaluate.bestof import kl_bound
 from truing_evaluate.curves import PARTS, VERSION, Curve, Drawn, best_curve, distances, learned_curve, part, redrawn
 from truing_evaluate.intervals import DRAWS, Array
-from truing_evaluate.laws import Way, fitted, interval, verdict
+from truing_evaluate.laws import Way, fitted, interval, law, verdict
 from truing_evaluate.rows import Scored, field, numbers
 from truing_evaluate.shapes import Figure, Shape
 
@@ -38,13 +38,14 @@ class Spot(Shape, frozen=True, kw_only=True):
 
 class Law(Shape, frozen=True, kw_only=True):
     """alpha and beta of a law, the square root of the divergence at its peak, gold there, and what the data say of the
-    peak. Infinite where gold falls nowhere."""
+    peak. Infinite where gold falls nowhere. misfit: how far gold is from the law, root of the mean square."""
 
     formula: str
     alpha: Figure
     beta: Figure
     peak: Figure
     top: Figure
+    misfit: float
     verdict: str
 
 
@@ -149,6 +150,7 @@ def course(curve: Curve) -> Course:
     """A curve with its intervals and its law."""
     drawn = redrawn(curve)
     best = int(np.nanargmax(drawn.gold[0]))
+    fall = _figure(drawn.gold[:, best] - drawn.gold[:, -1])
     return Course(
         name=curve.name,
         way=curve.way,
@@ -156,20 +158,22 @@ def course(curve: Curve) -> Course:
         start=float(np.nanmean(curve.start)),
         best=float(curve.at[best]),
         gain=_figure(drawn.gold[:, best]),
-        fall=_figure(drawn.gold[:, best] - drawn.gold[:, -1]),
+        fall=fall,
         proxy_gain=_figure(drawn.proxy[:, -1] - drawn.proxy[:, best]),
-        law=_law(curve, drawn),
+        law=_law(curve, drawn, fall),
         points=[_spot(curve, drawn, at) for at in range(len(curve.at))],
     )
 
 
-def _law(curve: Curve, drawn: Drawn) -> Law | None:
+def _law(curve: Curve, drawn: Drawn, fall: Figure) -> Law | None:
     apart = distances(curve, drawn)
     if (apart[0] > 0).sum() < _FEWEST:
         return None
     alpha, beta, peak, top = (interval(float(it[0]), it[1:]) for it in fitted(apart, drawn.gold, curve.way))
-    told = verdict(beta, peak, float(np.nanmax(apart[0])))
-    return Law(formula=_FORMULAS[curve.way], alpha=alpha, beta=beta, peak=peak, top=top, verdict=told)
+    misfit = float(np.sqrt(np.nanmean((law(apart[0], alpha.value, beta.value, curve.way) - drawn.gold[0]) ** 2)))
+    told = verdict(beta, peak, float(np.nanmax(apart[0])), fall)
+    formula = _FORMULAS[curve.way]
+    return Law(formula=formula, alpha=alpha, beta=beta, peak=peak, top=top, misfit=misfit, verdict=told)
 
 
 def _spot(curve: Curve, drawn: Drawn, at: int) -> Spot:

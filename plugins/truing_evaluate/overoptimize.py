@@ -94,7 +94,7 @@ def _row(spot: Spot) -> tuple[str, ...]:
 def _law(law: Law) -> str:
     from truing_evaluate.printing import signed
 
-    numbers = f"alpha {signed(law.alpha)}, beta {signed(law.beta)}"
+    numbers = f"alpha {signed(law.alpha)}, beta {signed(law.beta)}, off by {law.misfit:.3f}"
     where = f"peak at d = {_plain(law.peak)}, {law.verdict}"
     return f"{law.formula}: {numbers}\n             {where}"
 

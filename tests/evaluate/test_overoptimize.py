@@ -79,11 +79,13 @@ def figure(low: float, high: float) -> Figure:
     return Figure(value=(low + high) / 2 if math.isfinite(high) else high, low=low, high=high)
 
 
-def test_a_peak_is_inside_the_data_only_if_all_of_its_interval_is() -> None:
-    assert verdict(figure(0.1, 0.2), figure(0.5, 0.9), 1.0) == "inside the data"
-    assert verdict(figure(0.1, 0.2), figure(0.5, 1.1), 1.0).startswith("not sure")
-    assert verdict(figure(0.1, 0.2), figure(1.1, 1.9), 1.0).startswith("beyond")
-    assert verdict(figure(-0.1, 0.2), figure(0.5, math.inf), 1.0).startswith("not identified")
+def test_a_peak_is_inside_the_data_only_if_all_of_its_interval_is_and_gold_is_seen_to_fall() -> None:
+    beta, falls = figure(0.1, 0.2), figure(0.1, 0.3)
+    assert verdict(beta, figure(0.5, 0.9), 1.0, falls) == "inside the data"
+    assert verdict(beta, figure(0.5, 0.9), 1.0, figure(-0.1, 0.3)).endswith("gold is not seen to fall")
+    assert verdict(beta, figure(0.5, 1.1), 1.0, falls).startswith("not sure")
+    assert verdict(beta, figure(1.1, 1.9), 1.0, falls).startswith("beyond")
+    assert verdict(figure(-0.1, 0.2), figure(0.5, math.inf), 1.0, falls).startswith("not identified")
 
 
 def test_an_interval_may_end_in_infinity_and_leaves_out_what_is_not_known() -> None:
@@ -189,6 +191,10 @@ def test_it_says_where_gold_peaks_and_how_far_it_falls(write: Write, truing: Cal
     assert course["fall"]["low"] > 0
     assert course["proxy_gain"]["low"] > 0
     assert course["law"]["verdict"] == "inside the data"
+    gold_at = [point["gold"]["value"] for point in course["points"]]
+    d = np.sqrt([point["bound"] for point in course["points"]])
+    off = law(d, course["law"]["alpha"]["value"], course["law"]["beta"]["value"], "best") - gold_at
+    assert course["law"]["misfit"] == pytest.approx(float(np.sqrt(np.mean(off**2))))
     assert [point["n"] for point in course["points"]] == [1, 2, 4, 8, 16, 32]
     assert course["points"][0]["gold"]["value"] == pytest.approx(0)
     told = truing("overoptimize", tmp_path / "run" / "bon", "--proxy", "proxy")
