@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -521,6 +522,7 @@ def test_answers_shown_both_ways_are_found_whatever_column_they_are_in(tmp_path:
     assert told.swapped == 8
     assert told.consistent is not None
     assert told.consistent.count == 0
+    assert msgspec.json.decode(msgspec.json.encode(told))["consistent"]["of"] == 8
     assert told.paired is not None
     assert told.paired.value == pytest.approx(np.log(6 / 2) / 2)
 

@@ -162,7 +162,7 @@ def position(found: Sequence[Comparison], texts: bool) -> Position | None:
         _bias(intercept(won, cast)),
         _bias(intercept(won, cast, longer)) if texts else None,
         len(tables),
-        share(sum(agreeing), len(agreeing)) if agreeing else None,
+        share(int(sum(agreeing)), len(agreeing)) if agreeing else None,
         _bias(swapped(np.array(tables))) if tables else None,
     )
 
