@@ -32,6 +32,7 @@ from truing.stage import Scorer
 from truing_reward import judge_prompts as prompts, menu_judge as menu
 from truing_reward.judge_asking import Asker, InProcess, Question
 from truing_reward.judge_verdicts import GIVEN, Comparison, Rating, Verdict, means, points_of, win_rates
+from truing_texts.constitution import principles
 
 _ENOUGH = 20
 """verdicts that are asked for before it matters how many are missing"""
@@ -74,6 +75,8 @@ class Judging(ABC):
         self._asker = asker
         self._template = spec.template or prompts.TEMPLATES[spec.form]
         self._criteria = [prompts.CRITERIA.get(each, each) for each in spec.criteria or ("helpful",)]
+        if spec.constitution:
+            self._criteria = [each.comparison for each in principles(spec.constitution, compared=True)]
         self._told = 0
 
     async def score(self, batch: Batch) -> Batch:

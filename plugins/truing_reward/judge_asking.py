@@ -9,14 +9,12 @@ is judged, is encoded as plain text, so a mark in a text is letters and not a ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
 import torch
 
-from truing.errors import Problem, UserError
 from truing.fields import (
     COMPLETIONS,
     GROUP,
@@ -36,9 +34,9 @@ from truing.run import Run
 from truing_reward import judge_prompts as prompts, menu_judge as menu
 from truing_reward.judge_verdicts import Verdict, averaged, exclusive, verdict
 from truing_tensor.segments import owners, segment_sum
+from truing_texts.chat import Chat
 
 WHERE = '[scorer] use = "judge"'
-_PLACE = "truing7content{}place"
 
 
 class Question(NamedTuple):
@@ -164,24 +162,16 @@ class InProcess:
 class Layout:
     """How a conversation becomes tokens of a model, and what follows it if a label does.
 
-    labels: the tokens of each label, behind `asked`. Raises UserError for a chat template that changes what it is
-    given, and for labels that begin with the same tokens.
+    labels: the tokens of each label, behind `asked`. Raises UserError for a chat template that cannot be used.
     """
 
     def __init__(self, spec: menu.Judge, origin: str) -> None:
-        from transformers import AutoTokenizer
-
-        tokenizers: Any = AutoTokenizer
-        self._tokenizer: Any = tokenizers.from_pretrained(origin)
-        self._origin = origin
-        self._chats = bool(self._tokenizer.chat_template)
-        self._frame = cache(self._frame_of)
+        self._chat = Chat(origin, WHERE)
         prefix = prompts.PREFIX[spec.form] if spec.prefix is None else spec.prefix
         # Behind a word or a colon comes a blank, which is a part of the label's token.
         blank = " " if prefix and (prefix[-1].isalnum() or prefix[-1] in ":.,") else ""
-        roles = ("user", "assistant", "user") if spec.reasoning else ("user",)
-        ending = self._frame(roles)[-1]
-        spelled = [self._ids(f"{ending}{prefix}{blank}{label}") for label in spec.labels]
+        ending = self._chat.frame(("user", "assistant", "user") if spec.reasoning else ("user",))[-1]
+        spelled = [self._chat.ids(f"{ending}{prefix}{blank}{label}") for label in spec.labels]
         shared = next(
             (at for at, tokens in enumerate(zip(*spelled, strict=False)) if len(set(tokens)) > 1),
             min(map(len, spelled)) - 1,
@@ -191,46 +181,8 @@ class Layout:
 
     def asked(self, conversation: Sequence[Message]) -> list[int]:
         """A conversation up to where the verdict stands."""
-        return [*self._pieces(conversation), *self._end]
+        return [*self._chat.said(conversation), *self._end]
 
-    def tokens(self, conversation: Sequence[Message]) -> list[int]:
+    def tokens(self, conversation: list[Message]) -> list[int]:
         """A conversation up to where an answer begins."""
-        return [*self._pieces(conversation), *self._ids(self._frame(_roles(conversation))[-1])]
-
-    def _pieces(self, conversation: Sequence[Message]) -> list[int]:
-        """All but what stands behind the last turn."""
-        frame = self._frame(_roles(conversation))
-        opening = [] if self._chats else self._opening()
-        parts = [
-            [*self._ids(before), *self._ids(turn["content"], plain=True)]
-            for before, turn in zip(frame[:-1], conversation, strict=True)
-        ]
-        return [*opening, *(token for part in parts for token in part)]
-
-    def _frame_of(self, roles: tuple[str, ...]) -> list[str]:
-        """What the chat template writes before each turn of a conversation, and behind the last."""
-        if not self._chats:
-            return ["", *["\n\n"] * len(roles)]
-        marks = [_PLACE.format(at) for at in range(len(roles))]
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        places = [text.find(mark) for mark in marks]
-        if any(text.count(mark) != 1 for mark in marks) or places != sorted(places):
-            what = f"the chat template of {self._origin} does not keep what is said in {len(roles)} turns"
-            raise UserError(Problem(WHERE, what, "ask another model, or one behind a server: openai-judge"))
-        ends = [0, *(place + len(mark) for place, mark in zip(places, marks, strict=True))]
-        return [text[start:end] for start, end in zip(ends, [*places, len(text)], strict=True)]
-
-    def _opening(self) -> list[int]:
-        """The begin token, of a tokenizer that opens every text with it; a chat template writes its own."""
-        begin = self._tokenizer.bos_token_id
-        first: list[int] = self._tokenizer("a")["input_ids"][:1]
-        return [begin] if first == [begin] else []
-
-    def _ids(self, text: str, *, plain: bool = False) -> list[int]:
-        """Tokens of a text. plain: marks in it are letters."""
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
-
-
-def _roles(conversation: Sequence[Message]) -> tuple[str, ...]:
-    return tuple(turn["role"] for turn in conversation)
+        return self._chat.tokens(conversation)

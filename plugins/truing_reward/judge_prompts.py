@@ -13,11 +13,10 @@ from typing import Literal
 
 from truing.errors import did_you_mean
 from truing.fields import Text
+from truing_texts.quoting import MARK, quoted
 
 Form = Literal["pairs", "answer", "points"]
 
-MARK = "> "
-"""What every line of a quoted text begins with."""
 QUOTED = {"pairs": ("prompt", "first", "second"), "answer": ("prompt", "first", "second"), "points": ("prompt", "text")}
 """The texts that a template has a place for, by the form of the judgement."""
 CRITERION = "criterion"
@@ -104,11 +103,6 @@ def shown(template: str, texts: Mapping[str, str], criterion: str) -> str:
         if name is not None:
             parts.append(criterion if name == CRITERION else quoted(texts[name]))
     return "".join(parts)
-
-
-def quoted(text: str) -> str:
-    """A text with a mark before each of its lines, whatever ends them; one without words is a mark alone."""
-    return "\n".join(MARK + line for line in text.splitlines()) or MARK.rstrip()
 
 
 def conversation(prompt: Text) -> str:

@@ -29,6 +29,7 @@ from truing.fields import (
 from truing.stage import AnySpec, Fault, GeneratorSpec, ModelSpec, ScorerSpec
 from truing_remote import addresses, options
 from truing_reward import judge_prompts as prompts
+from truing_texts.constitution import Unfit, principles
 
 VERDICTS: Field[list[list[dict[str, Any]]]] = Field("verdicts", "group")
 """Everything a judge said of a prompt's completions: what was compared, by which criterion, in which order, how sure it
@@ -60,6 +61,10 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
             "comparison, by the run's seed and the texts. Empty: helpful"
         ),
     ] = []
+    constitution: Annotated[
+        str,
+        Meta(description="a file of principles, of which the `comparison` of each is judged by in place of `criteria`"),
+    ] = ""
     ties: Annotated[bool, Meta(description="let it say that neither is better, which counts half for each")] = False
     points: Annotated[int, Meta(ge=2, le=10, description="the best rating; the worst is 1")] = 5
     label_pairs: Annotated[
@@ -125,10 +130,17 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
             if criterion not in prompts.CRITERIA and len(criterion.split()) == 1:
                 mend = did_you_mean(criterion, prompts.CRITERIA)
                 yield Fault("criteria", f'"{criterion}" is no criterion that is known, and no sentence', mend)
+        if self.constitution:
+            try:
+                principles(self.constitution, compared=True)
+            except Unfit as error:
+                yield Fault("constitution", str(error), error.mend)
+            if self.criteria:
+                yield Fault("criteria", "the constitution says what is judged by", "take one of them out")
         if len(set(self.criteria)) < len(self.criteria):
             yield Fault("criteria", "a criterion is named twice, so it is drawn more often", "name each once")
         template = self.template or prompts.TEMPLATES[self.form]
-        for what, mend in prompts.faults(template, self.form, bool(self.criteria)):
+        for what, mend in prompts.faults(template, self.form, bool(self.criteria or self.constitution)):
             yield Fault("template" if self.template else "criteria", what, mend)
         absent = [label for label in (self.labels[0], self.labels[-1]) if label not in self.question]
         if self.question and absent:

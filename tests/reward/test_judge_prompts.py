@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from truing_reward import judge_prompts as prompts
-from truing_reward.judge_prompts import CRITERIA, MARK, QUOTED, TEMPLATES, Form
+from truing_reward.judge_prompts import CRITERIA, QUOTED, TEMPLATES, Form
+from truing_texts.quoting import MARK
 
 FORMS: list[Form] = ["pairs", "answer", "points"]
 BREAKERS = [

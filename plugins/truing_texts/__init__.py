@@ -1,0 +1,1 @@
+"""What plugins share that show texts to models: quotations, conversations as tokens, constitutions. No plugin."""
