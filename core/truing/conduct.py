@@ -27,6 +27,7 @@ from truing.plugins import Plugins
 from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
 from truing.sampling import Stages
+from truing.script import Script
 from truing.stage import Model, Observer
 
 _CLOSE_SECONDS = 60.0
@@ -54,14 +55,15 @@ async def conduct(
     stop: Stop,
     extra: Sequence[Observer] = (),
     resumed: bool = False,
+    script: Script | None = None,
 ) -> str:
     """Run a recipe to its end and say how it ended: `finished` or `interrupted`.
 
-    extra: observers beside the recipe's own. Raises UserError for input that proves wrong on the way and RunFailed when
-    the run broke; whatever is raised, the journal says so first.
+    extra: observers beside the recipe's own. script: of the run that this one replays. Raises UserError for input that
+    proves wrong on the way and RunFailed when the run broke; whatever is raised, the journal says so first.
     """
     bus = Bus(start=journal.count(), keep=journal.record)
-    run = Run(recipe.name, journal.folder, recipe.seed, bus, stop=stop, resumed=resumed)
+    run = Run(recipe.name, journal.folder, recipe.seed, bus, stop=stop, resumed=resumed, script=script)
     journal.mark("running")
     status, failure = "failed", None
     try:

@@ -72,9 +72,9 @@ class Turns:
         self._version = -1
 
     async def under(self, version: int) -> None:
-        """Wait until the weights of this version are out."""
+        """Wait until the weights of this version are out; what has none, -1, waits for nothing."""
         async with self._changed:
-            while self._version != version:
+            while version >= 0 and self._version != version:
                 await self._changed.wait()
 
     async def sampled(self, version: int) -> None:
@@ -86,7 +86,7 @@ class Turns:
     async def done_with(self) -> None:
         """Wait until all that is to be sampled from the weights that are out has been."""
         async with self._changed:
-            while self._to_come[self._version] > 0:
+            while self._version >= 0 and self._to_come[self._version] > 0:
                 await self._changed.wait()
 
     async def out(self, version: int) -> None:

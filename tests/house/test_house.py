@@ -28,7 +28,7 @@ FLOORS = (
     ("plugins",),
     ("recipe",),
     ("check", "journal", "sampling"),
-    ("loop",),
+    ("loop", "replay"),
     ("online", "collect"),
     ("conduct",),
     ("testing",),

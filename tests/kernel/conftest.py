@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import hypothesis
 import pytest
 from msgspec import Meta
 
@@ -16,6 +17,8 @@ from truing.recipe import Recipe, read
 from truing.registry import Registry
 from truing.stage import AnySpec, GeneratorSpec, LossSpec, SourceSpec
 from truing.testing import TOYS, ToyModelSpec
+
+hypothesis.settings.register_profile("many", max_examples=10_000)
 
 
 class Rows(SourceSpec, frozen=True, kw_only=True):

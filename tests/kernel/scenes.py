@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from truing.journal import PhaseFolder
 from truing.loop import Parts
 from truing.online import online
 from truing.recipe import Loop
-from truing.run import Run, Stop
+from truing.run import DeviceThread, Run, Stop
 from truing.stage import Encoded, Weights
 from truing.testing import (
     ToyLossSpec,
@@ -67,6 +68,10 @@ class Writer:
         await anyio.sleep(self.delays[len(self.asked) % len(self.delays)])
         if len(self.asked) == self.fail_at:
             raise RunFailed("the writer broke")
+        return self.written(batch, version)
+
+    def written(self, batch: Batch, version: int) -> Batch:
+        """Two completions for each prompt, by the weights of this version."""
         count = 2 * len(batch[IDS])
         texts = {COMPLETIONS: ["abc"] * count, TOKENS: [0] * 3 * count, SEQ: [at // 3 for at in range(3 * count)]}
         facts = {FINISH: ["end", "length"] * (count // 2), VERSION: [version] * count}
@@ -119,8 +124,18 @@ class Scene:
         self, folder: Path, writer: Writer, stop: Stop | None = None, resumed: bool = False, **options: Any
     ) -> None:
         self.events: list[Event] = []
+        self.took = 0.0
         self.stop = Stop() if stop is None else stop
-        self.run = Run("toy", folder, 0, Bus(keep=self.events.append), "phase", stop=self.stop, resumed=resumed)
+        self.run = Run(
+            "toy",
+            folder,
+            0,
+            Bus(keep=self.events.append),
+            "phase",
+            stop=self.stop,
+            resumed=resumed,
+            script=options.pop("script", None),
+        )
         self.model = Prompted(ToyModelSpec(seconds=options.pop("seconds", 0.0)), self.run)
         self.writer = writer
         self.folder = PhaseFolder(folder / "phase")
@@ -137,6 +152,10 @@ class Scene:
             advantage=options.pop("advantage", None),
         )
         self.loop = Loop(**{"batch": 2, **options})
+
+    def use(self, device: DeviceThread) -> None:
+        """Do all arithmetic on this device."""
+        self.run = replace(self.run, device=device)
 
     def go(self) -> Scene:
         async def whole() -> None:

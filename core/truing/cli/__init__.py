@@ -4,6 +4,7 @@
     brought.py    the commands that plugins bring
     options.py    options that several commands take
     running.py    run, resume, track
+    replaying.py  replay
     reporting.py  report; summary.py is what it finds in the events
     checking.py   check
     planning.py   plan

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli import catalogue, checking, init, output, planning, reporting, running, schema
+from truing.cli import catalogue, checking, init, output, planning, replaying, reporting, running, schema
 from truing.cli.brought import Commands
 from truing.errors import RunFailed, UserError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 for command, name in (
     (running.run, "run"),
     (running.resume, "resume"),
+    (replaying.replay, "replay"),
     (running.track, "track"),
     (reporting.report, "report"),
     (checking.check, "check"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from truing.plugins import Plugins
     from truing.recipe import Recipe
     from truing.run import Stop
+    from truing.script import Script
     from truing.stage import Observer
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the run's folder on stdout.")]
@@ -52,9 +53,9 @@ def run(
 
     plugins = discover(block or ())
     loaded = load(recipe, plugins, overrides or ())
-    mode = _mode(json, quiet, loaded)
+    mode = mode_of(json, quiet, loaded)
     journal = Journal.create(folder, loaded, versions(plugins))
-    _go(loaded, journal, plugins, mode, resumed=False, traceback=traceback)
+    go(loaded, journal, plugins, mode, resumed=False, traceback=traceback)
 
 
 def resume(
@@ -74,12 +75,12 @@ def resume(
     from truing.plugins import discover
     from truing.recipe import load
 
-    journal = _journal(folder)
+    journal = journal_of(folder)
     _refuse(journal, force)
-    _return_to(journal)
+    return_to(journal)
     plugins = discover(block or ())
     loaded = load(journal.folder / "resolved.toml", plugins)
-    _go(loaded, journal, plugins, _mode(json, quiet, loaded), resumed=True, traceback=traceback)
+    go(loaded, journal, plugins, mode_of(json, quiet, loaded), resumed=True, traceback=traceback)
 
 
 def track(folder: Folder, block: Block = None) -> None:
@@ -93,15 +94,15 @@ def track(folder: Folder, block: Block = None) -> None:
     from truing.plugins import discover
     from truing.recipe import load
 
-    journal = _journal(folder)
+    journal = journal_of(folder)
     _under_way(journal)
-    _return_to(journal)
+    return_to(journal)
     recipe = load(journal.folder / "resolved.toml", discover(block or ()))
     anyio.run(track, recipe, journal)
     output.say("everything has arrived")
 
 
-def _journal(folder: Path) -> Journal:
+def journal_of(folder: Path) -> Journal:
     from truing.journal import Journal
 
     journal = Journal(folder.resolve())
@@ -109,7 +110,7 @@ def _journal(folder: Path) -> Journal:
     return journal
 
 
-def _return_to(journal: Journal) -> None:
+def return_to(journal: Journal) -> None:
     """Go to the folder the run was started in: the paths of its recipe are relative to it."""
     from truing.errors import Problem, UserError
 
@@ -161,7 +162,7 @@ def _alive(pid: int) -> bool:
     return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def _mode(json: bool, quiet: bool, recipe: Recipe) -> Mode:
+def mode_of(json: bool, quiet: bool, recipe: Recipe) -> Mode:
     """How the console speaks. Raises UserError when the command line and the recipe both say."""
     from truing.errors import Problem, UserError
 
@@ -177,8 +178,17 @@ def _has(recipe: Recipe, observer: str) -> bool:
     return any(spec.name == observer for spec in recipe.observers)
 
 
-def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resumed: bool, traceback: bool) -> None:
-    """Conduct the run, say where to look, and leave with its exit status."""
+def go(
+    recipe: Recipe,
+    journal: Journal,
+    plugins: Plugins,
+    mode: Mode,
+    *,
+    resumed: bool,
+    traceback: bool,
+    script: Script | None = None,
+) -> None:
+    """Conduct the run, say where to look, and leave with its exit status unless it is finished."""
     import anyio
 
     from truing.errors import TruingError, first_cause
@@ -187,16 +197,20 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
     stop = Stop()
     console = _console(recipe, journal, plugins, mode)
     try:
-        status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed))
+        status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed, script))
     except KeyboardInterrupt:
         status = None
     except Exception as error:
         cause = first_cause(error)
         output.say(f"run folder  {journal.folder}")
-        if isinstance(cause, TruingError):
-            raise cause from None
+        unexpected = cause if not isinstance(cause, TruingError) else cause.__cause__
         kept = journal.folder / "traceback.txt"
-        kept.write_text("".join(tracebacks.format_exception(cause)), encoding="utf-8")
+        if unexpected and not isinstance(unexpected, TruingError | OSError):
+            kept.write_text("".join(tracebacks.format_exception(unexpected)), encoding="utf-8")
+        if isinstance(cause, TruingError):
+            if kept.exists():
+                output.say(f"where it came from  {kept}")
+            raise cause from None
         output.say_unexpected(cause, traceback, str(kept))
         raise typer.Exit(1) from None
     status = status or "interrupted"
@@ -206,7 +220,13 @@ def _go(recipe: Recipe, journal: Journal, plugins: Plugins, mode: Mode, *, resum
 
 
 async def _conducted(
-    recipe: Recipe, journal: Journal, plugins: Plugins, stop: Stop, console: list[Observer], resumed: bool
+    recipe: Recipe,
+    journal: Journal,
+    plugins: Plugins,
+    stop: Stop,
+    console: list[Observer],
+    resumed: bool,
+    script: Script | None,
 ) -> str | None:
     """The run, with the signals that stop it. None if it was cancelled."""
     import anyio
@@ -216,7 +236,7 @@ async def _conducted(
     status = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, stop, tasks.cancel_scope)
-        status = await conduct(recipe, journal, plugins, stop, console, resumed)
+        status = await conduct(recipe, journal, plugins, stop, console, resumed, script)
         tasks.cancel_scope.cancel()
     return status
 
