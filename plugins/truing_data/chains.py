@@ -1,11 +1,10 @@
-"""Sums of several terms, worked out one operation a line, and what is true of each line."""
+"""Running totals, one a line, and what is true of each line."""
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate
 
 from truing.errors import Problem, UserError
 from truing.fields import Group
@@ -14,8 +13,7 @@ from truing_data.held import Held, Loaded
 from truing_data.menu_chains import ArithmeticChains
 from truing_data.rows import laid_out
 
-_TERM = re.compile(r"[+-]?\d+")
-_TRIES = 100
+_TRIES = 1000
 """how many questions in a row may have come before, until it is said that there are no others"""
 
 
@@ -30,41 +28,36 @@ def load(spec: ArithmeticChains) -> Loaded:
     for number, question in enumerate(_questions(spec)):
         if number >= spec.skip:
             said = question if spec.chat else question + "\n"
-            prompt, completions = laid_out(said, ["\n".join(worked(question))], spec)
+            prompt, completions = laid_out(said, ["\n".join(map(str, totals(question)))], spec)
             groups.append(Group(id=f"chain-{spec.seed}-{number}", prompt=prompt, completions=completions))
         if len(groups) == spec.size:
             break
     return Loaded(groups)
 
 
-def worked(question: str) -> list[str]:
-    """The steps of a sum: "47+38-19" is worked out as "47+38=85" and "85-19=66"."""
-    first, *others = _TERM.findall(question)
-    values = [int(first)]
-    for term in others:
-        values.append(values[-1] + int(term))
-    return [f"{value}{term}={result}" for (value, result), term in zip(pairwise(values), others, strict=True)]
+def totals(question: str) -> list[int]:
+    """The steps of a question: those of "47 +3 -8" are 50 and 42."""
+    return list(accumulate(map(int, question.split())))[1:]
 
 
 def right_steps(question: str, solution: str) -> list[bool]:
-    """Whether each line of a solution is right: its equation holds, and it does the sum's next operation on what the
-    line before it came to. A line that stands where the sum has no operation left is wrong.
+    """Whether each line of a solution is right: the total that the line before it says, with the next number added or
+    taken away. A line that stands where no number is left is wrong, and so is one that follows no total.
 
     Behind a wrong line another may be right again: it follows from the wrong one, and leads nowhere all the same.
     """
-    value, *terms = _TERM.findall(question)
+    before, *terms = question.split()
     found: list[bool] = []
     for at, line in enumerate(solution.splitlines()):
-        term = terms[at] if at < len(terms) else ""
-        found.append(bool(value and term) and line == f"{value}{term}={int(value) + int(term)}")
-        said = re.search(r"=(-?\d+)$", line)
-        value = said[1] if said else ""
+        follows = before.isdecimal() and at < len(terms)
+        found.append(follows and line == str(int(before) + int(terms[at])))
+        before = line
     return found
 
 
 def _questions(spec: ArithmeticChains) -> Iterator[str]:
-    """Different questions, the same ones for the same seed, terms and numbers of operations."""
-    chance = random.Random(f"{spec.name}/{spec.seed}/{spec.first}/{spec.digits}/{spec.least}-{spec.most}")
+    """Different questions, the same ones for the same seed, operations, digits and largest number."""
+    chance = random.Random(f"{spec.name}/{spec.seed}/{spec.operations}/{spec.digits}/{spec.largest}")
     seen: set[str] = set()
     tries = 0
     while tries < _TRIES:
@@ -75,21 +68,19 @@ def _questions(spec: ArithmeticChains) -> Iterator[str]:
         tries = 0
         seen.add(question)
         yield question
-    what = f"there are hardly more than {len(seen):,} different sums, and {spec.skip + spec.size:,} are asked for"
+    what = f"there are hardly more than {len(seen):,} different questions, and {spec.skip + spec.size:,} are asked for"
     raise UserError(Problem(spec.name, what, "lower `size`, or take more operations or digits"))
 
 
 def _question(spec: ArithmeticChains, chance: random.Random) -> str:
-    value = _number(spec.first, chance)
-    question = str(value)
-    for _ in range(chance.randint(spec.least, spec.most)):
-        term = _number(spec.digits, chance)
-        if term <= value and chance.random() < 0.5:
-            term = -term
-        value += term
-        question += f"{term:+d}"
+    least, most = 10 ** (spec.digits - 1), 10**spec.digits - 1
+    total = chance.randint(least, most)
+    question = str(total)
+    for _ in range(spec.operations):
+        # Any number but 0 that leaves the total its digits is as likely as any other.
+        down, up = min(spec.largest, total - least), min(spec.largest, most - total)
+        term = chance.randrange(-down, up)
+        term += term >= 0
+        total += term
+        question += f" {term:+d}"
     return question
-
-
-def _number(digits: int, chance: random.Random) -> int:
-    return chance.randrange(10 ** (digits - 1), 10**digits)

@@ -1,4 +1,4 @@
-"""The menu entry of sums of many terms, worked out step by step."""
+"""The menu entry of running totals, worked out step by step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from truing_data.handing_out import Bootstrap, Shuffle
 
 
 class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
-    """Sums of several terms, worked out one operation a line: no download, as many as you like.
+    """Running totals, one a line: no download, as many as you like, and of every step it is known whether it is right.
 
-    "47+38-19" is answered by the lines "47+38=85" and "85-19=66". Every line can be checked by itself, and against the
-    line before it, so it is known exactly which steps of a solution are right: for trying out what judges steps. No
-    value on the way is negative.
+    "47 +3 -8" is answered by the lines "50" and "42". A step is right if it is the total before it with the next number
+    added or taken away; one that is wrong stays in all that follow. For trying out what judges steps.
 
     The questions of one source are all different. A holdout with the same options whose `skip` is the source's `size`
     therefore asks nothing that was trained on; another `seed` may repeat a question by chance.
@@ -26,10 +25,9 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     name: ClassVar[str] = "arithmetic-chains"
     target: ClassVar[str] = "truing_data.chains:arithmetic_chains"
 
-    least: Annotated[int, Meta(ge=1, description="operations of the shortest sums, each a step")] = 4
-    most: Annotated[int, Meta(ge=1, description="operations of the longest sums")] = 6
-    digits: Annotated[int, Meta(ge=1, le=9, description="digits of what is added and taken away")] = 2
-    first: Annotated[int, Meta(ge=1, le=9, description="digits of the number it begins with")] = 2
+    operations: Annotated[int, Meta(ge=1, description="numbers to add or take away, each a step")] = 6
+    digits: Annotated[int, Meta(ge=1, le=9, description="digits of every total")] = 2
+    largest: Annotated[int, Meta(ge=1, description="largest number to add or take away; the smallest is 1")] = 9
     size: Annotated[int, Meta(ge=1, description="how many questions")] = 512
     skip: Annotated[
         int, Meta(ge=0, description="questions left out at the start; for a holdout, the `size` of the source")
@@ -47,11 +45,7 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
 
     def problems(self) -> Iterator[Fault]:
-        """Numbers of steps that leave none, and a system message without messages."""
-        if self.least > self.most:
-            yield Fault(
-                "least", f"no sum has {self.least} operations or more, and {self.most} at most", "lower `least`"
-            )
+        """A system message without messages."""
         if self.system is not None and not self.chat:
             yield Fault(
                 "system", "a plain-text prompt takes no system message", "use chat = true, or leave `system` out"

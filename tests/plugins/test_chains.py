@@ -1,8 +1,8 @@
-"""Sums worked out step by step: what is asked, what is answered, and what is true of each step."""
+"""Running totals: what is asked, what is answered, and what is true of each step."""
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +11,75 @@ import pytest
 
 from truing.bus import Bus
 from truing.errors import UserError
-from truing.fields import COMPLETIONS, IDS, PROMPTS, Batch
+from truing.fields import COMPLETIONS, IDS, PROMPTS, Batch, Group
 from truing.run import Run
-from truing_data.chains import load, right_steps, worked
+from truing_data.chains import load, right_steps, totals
 from truing_data.menu_chains import ArithmeticChains
 
 
+def groups(**options: Any) -> list[Group]:
+    return load(ArithmeticChains(chat=False, **options)).groups
+
+
 def questions(**options: Any) -> list[str]:
-    return [str(group.prompt) for group in load(ArithmeticChains(chat=False, **options)).groups]
+    return [str(group.prompt).strip() for group in groups(**options)]
 
 
-def test_a_sum_is_worked_out_one_operation_a_line() -> None:
-    assert worked("47+38-19") == ["47+38=85", "85-19=66"]
+def test_every_number_makes_a_new_total() -> None:
+    assert totals("47 +3 -8") == [50, 42]
 
 
-def test_the_last_line_of_an_answer_is_what_the_sum_comes_to_and_nothing_on_the_way_is_negative() -> None:
-    for group in load(ArithmeticChains(size=200, least=1, most=7, chat=False)).groups:
+@pytest.mark.parametrize(("digits", "largest"), [(1, 9), (2, 9), (3, 40)])
+def test_every_total_has_its_digits_and_every_step_of_an_answer_is_right(digits: int, largest: int) -> None:
+    for group in groups(size=100, operations=5, digits=digits, largest=largest):
         question, solution = str(group.prompt).strip(), str(group.completions[0])
-        assert int(solution.rpartition("=")[2]) == sum(map(int, re.findall(r"[+-]?\d+", question)))
-        assert all(int(line.rpartition("=")[2]) >= 0 for line in solution.splitlines())
-        assert 1 <= solution.count("=") == solution.count("\n") + 1 <= 7
-        assert all(right_steps(question, solution))
+        assert {len(total) for total in [question.split()[0], *solution.splitlines()]} == {digits}
+        assert int(solution.splitlines()[-1]) == sum(map(int, question.split()))
+        assert {abs(int(term)) for term in question.split()[1:]} <= set(range(1, largest + 1))
+        assert right_steps(question, solution) == [True] * 5
+
+
+def test_numbers_are_added_and_taken_away_alike() -> None:
+    asked = questions(size=2000, operations=1, digits=3)
+    terms = Counter(int(question.split()[1]) for question in asked)
+    assert set(terms) == {*range(-9, 0), *range(1, 10)}
+    assert max(terms.values()) < 2 * min(terms.values())
 
 
 @pytest.mark.parametrize(
     ("solution", "right"),
     [
-        ("47+38=85\n85-19=66", [True, True]),
-        ("47+38=75\n75-19=56", [False, True]),
-        ("47+38=85\n85-91=66", [True, False]),
-        ("47+38=85\n75-19=56", [True, False]),
-        ("47+38=85\n85-19=66\n66+1=67", [True, True, False]),
-        ("47+38=85", [True]),
-        ("well\n47-19=28", [False, False]),
-        ("47 + 38 = 85", [False]),
+        ("50\n42", [True, True]),
+        ("40\n32", [False, True]),
+        ("50\n32", [True, False]),
+        ("50\n42\n42", [True, True, False]),
+        ("50", [True]),
+        ("well\n-8", [False, False]),
+        (" 50", [False]),
+        ("050", [False]),
         ("", []),
     ],
 )
 def test_a_step_is_right_if_it_does_the_next_operation_on_what_the_step_before_came_to(
     solution: str, right: list[bool]
 ) -> None:
-    assert right_steps("47+38-19", solution) == right
+    assert right_steps("47 +3 -8", solution) == right
 
 
 def test_a_holdout_asks_what_comes_behind_the_source_and_no_question_comes_twice() -> None:
-    both = questions(size=60, digits=1, first=1, least=1, most=2)
+    both = questions(size=60, operations=1, digits=1)
     assert len(set(both)) == 60
-    assert questions(size=20, skip=40, digits=1, first=1, least=1, most=2) == both[40:]
-    assert questions(size=60, digits=1, first=1, least=1, most=2, seed=1) != both
+    assert questions(size=20, skip=40, operations=1, digits=1) == both[40:]
+    assert questions(size=60, operations=1, digits=1, seed=1) != both
 
 
-def test_more_sums_than_there_are_cannot_be_asked_for() -> None:
-    with pytest.raises(UserError, match="hardly more than"):
-        questions(size=1000, digits=1, first=1, least=1, most=1)
+def test_more_questions_than_there_are_cannot_be_asked_for() -> None:
+    assert len(questions(size=72, operations=1, digits=1)) == 72
+    with pytest.raises(UserError, match="hardly more than 72 different questions, and 73 are asked for"):
+        questions(size=73, operations=1, digits=1)
 
 
-def test_terms_have_the_digits_that_were_asked_for() -> None:
-    for question in questions(size=50, digits=1, first=3):
-        first, *others = re.findall(r"\d+", question)
-        assert len(first) == 3
-        assert {len(term) for term in others} == {1}
-
-
-def test_options_that_leave_no_sum_are_found_before_anything_is_built() -> None:
-    assert [fault.option for fault in ArithmeticChains(least=5, most=4).problems()] == ["least"]
+def test_a_system_message_needs_messages() -> None:
     assert [fault.option for fault in ArithmeticChains(system="Add.", chat=False).problems()] == ["system"]
 
 
