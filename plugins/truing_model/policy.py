@@ -10,15 +10,18 @@ weights that were sampled from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
+from typing import Any, cast
 
 import torch
 
 from truing.fields import GROUP, IDS, LOGPROBS_OLD, LOGPROBS_REF, Batch, Fields, fields
 from truing.run import Run
 from truing.stage import Loss, Optimizer
-from truing_model import menu_policy as menu
+from truing_model import menu_policy as menu, plugin
 from truing_model.causal import CausalLm
+from truing_model.critic import ActorCritic, Critic, fitting
 from truing_tensor.groups import take
 
 
@@ -31,6 +34,12 @@ class Policy(CausalLm):
         self._looks_at = spec.advantage.requires() if spec.advantage else fields()
         super().__init__(spec, run.at(run.phase, run.wanted | self._looks_at))
         self._estimator = spec.advantage.build(run) if spec.advantage else None
+        self._critic: Critic | None = None
+        if spec.critic:
+            # What the policy is wanted to give, the critic is not: it needs no reference.
+            self._critic = fitting(Critic(cast(plugin.RewardModel, spec.critic), run.at(run.phase, fields())), self)
+            self.network = ActorCritic(self.network, self._critic.network)
+            self._drops |= self._critic._drops
         self._begun = False
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
@@ -57,6 +66,13 @@ class Policy(CausalLm):
             self._begun = False
         self.version = version + 1
         return {**_averaged(reports), **_departure(batch)}
+
+    def export(self, folder: Path) -> Mapping[str, Any]:
+        """Write a folder that transformers loads; in `critic/` the critic, if it has one."""
+        facts = dict(super().export(folder))
+        if self._critic:
+            facts["critic"] = self._critic.export(folder / "critic")["parameters"]
+        return facts
 
     def _unless_stopped(self) -> None:
         if not self._begun:

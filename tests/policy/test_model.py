@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from truing.fields import (
     RETURNS,
     SCORES,
     SEQ,
+    TOKENS,
     VALUES_OLD,
     VERSION,
     Batch,
@@ -29,7 +31,7 @@ from truing.recipe import load
 from truing.run import Run, Stopped
 from truing.testing import check_spec
 from truing_model.menu_policy import Policy
-from truing_model.plugin import AdamW, ScratchLm
+from truing_model.plugin import AdamW, RewardModel, ScratchLm
 from truing_model.scratch import write_scratch
 from truing_model.state import trainable
 from truing_model.step import with_explained
@@ -180,6 +182,54 @@ def test_a_checkpoint_and_an_export_keep_the_value_function(folder: Path, tmp_pa
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-5)
 
 
+def scored_by(folder: Path, tmp_path: Path) -> Path:
+    """A reward model made from the policy's."""
+    run = Run("test", tmp_path, 0, Bus())
+    RewardModel(path=str(folder), dtype="fp32", device="cpu").build(run).export(tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+def test_a_critic_of_its_own_begins_as_the_reward_model_and_learns_beside_the_policy(
+    folder: Path, tmp_path: Path
+) -> None:
+    reward = RewardModel(path=str(scored_by(folder, tmp_path)), dtype="fp32", device="cpu")
+    loss = Ppo(value=1.0, clip_value=0.0)
+    options: dict[str, Any] = {"critic": reward, "advantage": Gae(kl=0.1), "passes": 3}
+    model = policy(folder, tmp_path, loss, **options)
+    batch = model.annotate(wave(model), loss.requires())
+    # The value before the last token is what the reward model says of the completion without it.
+    alone: Any = reward.build(Run("test", tmp_path, 0, Bus()))
+    [first] = alone.encode(batch_of([Group(id="g0", prompt="word ", completions=["a"])])).batch[TOKENS].split(2)
+    shorter = batch_of([Group(id="g0", prompt="word ", completions=["a"])])
+    shorter = alone.encode(shorter).batch
+    shorter = shorter.put_all({TOKENS: first[:1], SEQ: torch.zeros(1, dtype=torch.int64)})
+    torch.testing.assert_close(batch[VALUES_OLD][1], alone.scores(shorter)[0, 0], rtol=0, atol=1e-5)
+    report = model.learn(batch, loss.build(model.run))
+    assert report["gradient/value"] > 0
+    after = model.annotate(wave(model), loss.requires())
+    assert not torch.equal(after[VALUES_OLD], batch[VALUES_OLD])
+    (tmp_path / "kept").mkdir()
+    model.checkpoint(tmp_path / "kept")
+    again = policy(folder, tmp_path, loss, **options)
+    again.restore(tmp_path / "kept")
+    assert torch.equal(weights(again), weights(model))
+    model.export(tmp_path / "made")
+    critic = RewardModel(path=str(tmp_path / "made" / "critic"), dtype="fp32", device="cpu")
+    loaded = policy(tmp_path / "made", tmp_path, loss, **{**options, "critic": critic})
+    values = loaded.annotate(wave(loaded), loss.requires())[VALUES_OLD]
+    torch.testing.assert_close(values, after[VALUES_OLD], rtol=0, atol=1e-5)
+
+
+def test_a_critic_that_reads_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    place = scored_by(folder, tmp_path)
+    said = json.loads((place / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = said["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (place / "tokenizer.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(UserError, match="its vocabulary is not that of"):
+        policy(folder, tmp_path, PPO, critic=RewardModel(path=str(place), device="cpu"))
+
+
 def test_the_proximal_policy_is_the_model_as_it_is(folder: Path, tmp_path: Path) -> None:
     loss = Grpo(anchor="proximal")
     model = policy(folder, tmp_path, loss, advantage=LeaveOneOut())
@@ -233,6 +283,8 @@ steps = 1
             "inside of it, as [model.advantage],",
         ),
         ('[model.advantage]\nuse = "gae"', "ppo", "", "the model has no value head"),
+        ('value_head = true\n[model.critic]\nuse = "reward-model"\npath = "gpt2"', "ppo", "", "take one of them out"),
+        ('[model.critic]\nuse = "causal-lm"\npath = "gpt2"', "ppo", "", "gives no number of its own"),
         ('[model.advantage]\nuse = "leave-one-out"', "ppo", "", "needs `returns`"),
         ("", "grpo", "", 'loss "grpo" needs `advantages`'),
         ('[model.advantage]\nuse = "process"', "grpo", "", "needs `step_scores`"),
