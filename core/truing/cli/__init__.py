@@ -5,7 +5,7 @@
     options.py    options that several commands take
     running.py    run, resume, track
     replaying.py  replay
-    reporting.py  report; summary.py is what it finds in the events
+    reporting.py  report; summary.py is what it finds in the events, trace.py its timeline
     checking.py   check
     planning.py   plan
     catalogue.py  list, show, plugins, version

@@ -21,18 +21,27 @@ _HELD_OUT = ("HELD OUT", "LAST", "BEST")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     json: Json = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Write its timeline to a file that ui.perfetto.dev draws.", show_default=False),
+    ] = None,
 ) -> None:
     """Say what a run came to.
 
     It reads events.jsonl alone, so the run may be under way, have failed, or have been copied here.
     """
+    import msgspec
+
     from truing.cli.summary import summarise
+    from truing.cli.trace import trace_of
     from truing.errors import Problem, UserError
     from truing.journal import Journal
 
     if not (folder / "events.jsonl").is_file():
         mend = "name a folder that `truing run` made"
         raise UserError(Problem(str(folder), "there is no events.jsonl here, so this is no run folder", mend))
+    if trace:
+        trace.write_bytes(msgspec.json.encode(trace_of(event for _, event in Journal(folder).events())))
     summary = summarise(event for _, event in Journal(folder).events())
     if json:
         output.json(summary)
@@ -79,6 +88,9 @@ def _facts(phase: PhaseSummary) -> Iterator[tuple[str, str]]:
     if phase.dropped:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in phase.dropped.items())
         yield "dropped", f"{sum(phase.dropped.values()):,} groups ({reasons})"
+    if phase.failed:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in phase.failed.items())
+        yield "failed", f"{sum(phase.failed.values()):,} groups ({reasons})"
     if phase.tokens_per_second is not None and phase.step_seconds is not None:
         yield "speed", f"{phase.tokens_per_second:,.0f} tokens/s, {phase.step_seconds:.3g} s a step (medians)"
     for alarm in phase.alarms:

@@ -20,6 +20,7 @@ from truing.events import (
     Evaluated,
     Event,
     GroupDropped,
+    GroupFailed,
     ModelSaved,
     Notice,
     PhaseEnded,
@@ -61,6 +62,7 @@ class PhaseSummary(msgspec.Struct):
     seconds: float = 0.0
     data: list[DataOpened] = []
     dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
     training: dict[str, Track] = {}
     holdout: dict[str, Track] = {}
     tokens_per_second: float | None = None
@@ -124,6 +126,7 @@ class _Phase:
         self._steps: Points = {}
         self._looks: Points = {}
         self._dropped: dict[str, str] = {}
+        self._failed: dict[tuple[int, str], str] = {}
         self._data: dict[str, DataOpened] = {}
         self._began = 0.0
 
@@ -142,6 +145,8 @@ class _Phase:
                 self._looks[event.step] = event.metrics
             case GroupDropped():
                 self._dropped[event.id] = event.reason
+            case GroupFailed():
+                self._failed[event.wave, event.id] = f"{event.stage}: {event.error}"
             case Alarm():
                 told.alarms.append(event)
             case CheckpointSaved():
@@ -167,6 +172,7 @@ class _Phase:
         told.step = max(self._steps, default=0)
         told.data = list(self._data.values())
         told.dropped = dict(Counter(self._dropped.values()).most_common())
+        told.failed = dict(Counter(self._failed.values()).most_common())
         told.training, told.holdout = _tracks(self._steps), _tracks(self._looks)
         told.tokens_per_second = _median(self._steps, "speed/tokens_per_second")
         told.step_seconds = _median(self._steps, "speed/step_seconds")
