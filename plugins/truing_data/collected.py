@@ -73,6 +73,8 @@ def formed(row: Kept, spec: Collected) -> Group | None:
         return msgspec.structs.replace(whole, extra={LABEL: labels})
     if spec.form == "rankings":
         return msgspec.structs.replace(whole, extra={RANK: ranks(row.scores)}) if len(set(row.scores)) > 1 else None
+    if spec.form == "all":
+        return whole
     best = max(range(len(row.scores)), key=lambda at: row.scores[at])
     if spec.threshold is not None and row.scores[best] < spec.threshold:
         return None
@@ -115,7 +117,7 @@ def _fault(row: Kept, spec: Collected) -> str:
         return "no completions"
     if spec.form == "steps":
         return _step_fault(row, count)
-    if (spec.form != "pairs" or spec.margins) and len(row.scores) != count:
+    if (spec.form not in ("pairs", "all") or spec.margins) and len(row.scores) != count:
         return f"{len(row.scores)} scores for {count} completions"
     if spec.soft and len(row.soft) != len(row.pairs):
         return f"{len(row.soft)} values of `soft` for {len(row.pairs)} pairs"

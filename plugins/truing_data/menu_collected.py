@@ -37,6 +37,7 @@ _FORMS: Mapping[str, Fields] = {
     "rankings": fields(RANK),
     "labels": fields(LABEL),
     "best": fields(),
+    "all": fields(),
     "steps": fields(STEPS, STEP_SEQ, STEP_INDEX, STEP_LABELS),
 }
 _HOW = {
@@ -69,11 +70,11 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         Meta(description="`@phase`: the data that phase made; a file of such groups; or a list", extra=PHASE_DATA),
     ]
     form: Annotated[
-        Literal["pairs", "rankings", "labels", "best", "steps"],
+        Literal["pairs", "rankings", "labels", "best", "all", "steps"],
         Meta(
             description="pairs: those the phase's advantage chose; rankings: all completions by their scores; labels: "
-            "all, desirable from `threshold` on; best: the best of each group, as a demonstration; steps: solutions "
-            "and which of their steps are right"
+            "all, desirable from `threshold` on; best: the best of each group, as a demonstration; all: all of them "
+            "as demonstrations; steps: solutions and which of their steps are right"
         ),
     ]
     threshold: Annotated[
@@ -112,7 +113,7 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
         if self.form in ("pairs", "steps"):
             more = (fields(SCORES) if self.margins else fields()) | (fields(SOFT) if self.soft else fields())
             return _FORMS[self.form] | more
-        return fields(SCORES)
+        return fields() if self.form == "all" else fields(SCORES)
 
     def problems(self) -> Iterator[Fault]:
         """Options of another form."""
@@ -120,7 +121,7 @@ class Collected(SourceSpec, frozen=True, kw_only=True):
             yield Fault(
                 "form", "labels need a threshold", "write threshold = the least score of a desirable completion"
             )
-        if self.form in ("pairs", "rankings", "steps") and self.threshold is not None:
+        if self.form in ("pairs", "rankings", "all", "steps") and self.threshold is not None:
             yield Fault("threshold", f'threshold has no effect with form = "{self.form}"', "take it out")
         if self.margins and self.form != "pairs":
             yield Fault("margins", "margins are of pairs", 'write form = "pairs", or take it out')

@@ -153,6 +153,13 @@ def test_nothing_left_in_a_form_is_told(tmp_path: Path) -> None:
         read(written(tmp_path, ROWS[2]), form="rankings")
 
 
+def test_all_completions_may_be_demonstrations_whether_they_were_scored_or_not(tmp_path: Path) -> None:
+    plain = {"id": "d", "prompt": "4+4", "completions": ["8", "eight"]}
+    batch, skipped = read(written(tmp_path, plain, ROWS[2]), form="all")
+    assert (batch[COMPLETIONS], batch[GROUP].tolist(), skipped) == (["8", "eight", "7", "8"], [0, 0, 1, 1], 0)
+    assert not {CHOSEN, LABEL, RANK} & set(batch)
+
+
 def test_pairs_keep_how_sure_a_judge_was_of_each(tmp_path: Path) -> None:
     batch, skipped = read(written(tmp_path, {**ROWS[0], "soft": [0.9, 0.5]}, ROWS[2]), form="pairs", soft=True)
     assert batch[SOFT].tolist() == pytest.approx([0.9, 0.5])
@@ -174,6 +181,7 @@ def test_certainty_that_cannot_be_is_refused_with_its_line(tmp_path: Path, soft:
         ({"form": "pairs", "threshold": 1.0}, "threshold"),
         ({"form": "best", "margins": True}, "margins"),
         ({"form": "best", "soft": True}, "soft"),
+        ({"form": "all", "threshold": 1.0}, "threshold"),
         ({"form": "best", "mismatched": True}, "mismatched"),
         ({"form": "best", "limit": 0}, "limit"),
         ({"form": "rankings", "noise": 0.25}, "noise"),

@@ -1,0 +1,1 @@
+"""Feedback from models: answers that are criticised and revised by principles."""
