@@ -80,6 +80,14 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
             "no limit",
         ),
     ] = 0
+    phase_budget: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="tokens of rollouts after which no further prompt of the phase gets any: what follows without "
+            "them is all that is judged of its solutions. Prompts are tried one after the other. 0: no limit",
+        ),
+    ] = 0
 
     def requires(self) -> Fields:
         """What writes and what scores need."""

@@ -10,13 +10,16 @@ solution and that of the step, so its rollouts have the same seeds whenever they
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 import torch
 
+from truing.events import Notice
 from truing.fields import (
     FINISH,
     GROUP,
@@ -36,6 +39,8 @@ from truing_reward import menu_rollouts as menu
 from truing_reward.trials import Solution, Tally, Trials
 from truing_tensor.steps import is_complete, split_steps, step_ends
 
+Judge = Callable[[Trials, Sequence[Solution]], Awaitable[None]]
+
 _Z = 1.959963984540054
 """how many standard deviations 95 % of a normal distribution lie within"""
 
@@ -47,6 +52,8 @@ class StepRollouts:
         self._spec = spec
         self._generator = spec.generator.build(run)
         self._scorer = spec.scorer.build(run)
+        self._run = run
+        self._spent: int | None = None
         self._tokenizer: Any = None
 
     async def sync_weights(self, weights: Weights) -> None:
@@ -60,11 +67,30 @@ class StepRollouts:
         written = await self._scorer.score(await self._generator.generate(batch))
         solutions = self._solutions(written)
         trials = Trials(self._spec, self._generator, self._scorer, self._text, batch, len(solutions))
-        if self._spec.search == "all":
-            await self._try_all(trials, solutions)
-        else:
-            await self._search(trials, solutions)
+        judge = self._try_all if self._spec.search == "all" else self._search
+        if not self._spec.phase_budget:
+            await judge(trials, solutions)
+        elif some := [list(its) for _, its in groupby(solutions, lambda it: it.group)]:
+            await self._within_budget(trials, judge, some)
+        if self._spec.search == "binary":
+            for solution in solutions:
+                solution.known = _follows(solution)
         return self._labelled(written, solutions, trials.spent)
+
+    async def _within_budget(self, trials: Trials, judge: Judge, prompts: Sequence[Sequence[Solution]]) -> None:
+        """Judge the solutions of one prompt after the other, until the phase's rollouts have used up its budget."""
+        # What was spent before an interruption stands in what was written; nothing else is kept of it.
+        before = _written(self._run.phase_folder) if self._spent is None else self._spent
+        for at, solutions in enumerate(prompts):
+            if before + sum(trials.spent) >= self._spec.phase_budget:
+                self._say(len(prompts) - at, before + sum(trials.spent))
+                break
+            await judge(trials, solutions)
+        self._spent = before + sum(trials.spent)
+
+    def _say(self, left: int, spent: int) -> None:
+        budget = f"{spent:,} tokens of rollouts have used up the phase's budget of {self._spec.phase_budget:,}"
+        self._run.bus.publish(Notice(phase=self._run.phase, text=f"{budget}: {left:,} prompts of this batch get none"))
 
     def _solutions(self, batch: Batch) -> list[Solution]:
         """The completions of a batch, split into steps; what the last one leads to is known.
@@ -106,8 +132,6 @@ class StepRollouts:
                 first, last = left.pop(solution)
                 if step in solution.known:
                     left[solution] = (step + 1, last) if solution.known[step].solved else (first, step)
-        for solution in solutions:
-            solution.known = _follows(solution)
 
     def _labelled(self, batch: Batch, solutions: Sequence[Solution], spent: Sequence[int]) -> Batch:
         """The batch with all that is known of its steps."""
@@ -176,6 +200,13 @@ def _follows(solution: Solution) -> dict[int, Tally]:
     good = 1 + max((step for step, tally in known.items() if tally.solved), default=-1)
     bad = sorted(step for step, tally in known.items() if not tally.solved)[:1]
     return {step: known.get(step, Tally(label=1.0)) for step in range(good)} | {step: known[step] for step in bad}
+
+
+def _written(folder: Path) -> int:
+    """The tokens of the rollouts of all batches that a phase wrote before it was interrupted."""
+    file = folder / "batches.jsonl"
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    return sum(row[menu.ROLLOUT_TOKENS.name] for line in lines for row in msgspec.json.decode(line))
 
 
 def _tokenizer(origin: str) -> Any:

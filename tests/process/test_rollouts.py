@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from tests.process.world import BYTES, Judge, Writer
 
 from truing.bus import Bus
+from truing.events import Notice
 from truing.fields import (
     ANSWERS,
     COMPLETIONS,
@@ -173,6 +175,47 @@ def test_a_budget_ends_the_trying_and_the_rest_is_not_judged(bytes_folder: Path)
     # Four rollouts of three steps more, each with its end token.
     assert held[ROLLOUT_TOKENS].tolist() == [4 * 6, 4 * 6]
     assert free[ROLLOUT_TOKENS].tolist() == [4 * 6 + 4 * 4 + 4 * 2] * 2
+
+
+def test_a_budget_of_the_phase_goes_to_one_prompt_after_the_other_and_says_where_it_ends(bytes_folder: Path) -> None:
+    writer = Writer(samples=1, begins=["g\nx\ng\ng"] * 3)
+    free, _ = judged(bytes_folder, writer, count=3, rollouts=4)
+    cost = int(free[ROLLOUT_TOKENS][0])
+    for budget, tried in ((1, 1), (cost, 1), (cost + 1, 2), (3 * cost, 3)):
+        held, made = judged(bytes_folder, writer, count=3, rollouts=4, phase_budget=budget)
+        assert held[ROLLOUT_TOKENS].tolist() == [cost] * tried + [0] * (3 - tried)
+        assert labels(held) == labels(free)[:tried] + [{3: 0.0}] * (3 - tried)
+        again = anyio.run(made.generate, questions(2))
+        assert bool(again[ROLLOUT_TOKENS].sum()) == (tried * cost < budget)
+
+
+def test_a_search_under_a_budget_of_the_phase_still_says_what_follows_without_rollouts(bytes_folder: Path) -> None:
+    writer = Writer(samples=1, begins=["g\nx\ng\ng", "g\ng\ng\ng", "g\nx\ng\ng"], good=1.0)
+    options: dict[str, Any] = {"rollouts": 4, "label": "hard", "search": "binary"}
+    free, _ = judged(bytes_folder, writer, count=3, **options)
+    held, _ = judged(bytes_folder, writer, count=3, phase_budget=1, **options)
+    assert labels(held) == [*labels(free)[:2], {3: 0.0}]
+
+
+def test_what_a_phase_spent_before_it_was_interrupted_counts_and_is_said(bytes_folder: Path, tmp_path: Path) -> None:
+    written = [{"id": "a", "rollout_tokens": 30}, {"id": "b", "rollout_tokens": 7}]
+    (tmp_path / "batches.jsonl").write_text(json.dumps(written) + "\n[]\n")
+    for budget, said in ((37, 1), (38, 0)):
+        bus = Bus()
+        spec = StepRollouts(generator=Writer(samples=1), scorer=Judge(), rollouts=4, phase_budget=budget)
+        made: Any = spec.build(Run("test", tmp_path, 0, bus))
+
+        async def generate(made: Any = made) -> Batch:
+            await made.sync_weights(SimpleNamespace(origin=str(bytes_folder), version=0))
+            return await made.generate(questions(1))
+
+        with bus.subscribe(Notice) as notices:
+            assert bool(anyio.run(generate)[ROLLOUT_TOKENS].sum()) == (not said)
+            assert notices.statistics().current_buffer_used == said
+            if said:
+                text = "37 tokens of rollouts have used up the phase's budget of 37: 1 prompts of this batch get none"
+                assert notices.receive_nowait().text == text
+        bus.close()
 
 
 def test_a_search_that_a_budget_ends_says_no_more_than_it_knows(bytes_folder: Path) -> None:
