@@ -29,7 +29,7 @@ class GroupRelative:
     def estimate(self, batch: Batch) -> Batch:
         """The batch with ADVANTAGES [token]."""
         rewards = of_completions(batch, self._spec)
-        advantage = group_advantage(rewards, batch[GROUP], scale=self._spec.scale)
+        advantage = group_advantage(rewards, batch[GROUP], scale=self._spec.scale, level=self._spec.expectile)
         return batch.put(ADVANTAGES, advantage[batch[SEQ]])
 
 
@@ -60,8 +60,8 @@ class Whitened:
         return batch.put_all({ADVANTAGES: whitened(rest), SCORES: scores})
 
 
-def group_advantage(rewards: Tensor, group: Tensor, *, scale: bool) -> Tensor:
-    """Reward minus the mean of its group [seq], over the group's standard deviation if `scale`.
+def group_advantage(rewards: Tensor, group: Tensor, *, scale: bool, level: float = 0.5) -> Tensor:
+    """Reward minus the mean of its group [seq], or another expectile, over the group's standard deviation if `scale`.
 
     rewards [seq] of each rollout; group [seq]: which prompt it belongs to. The deviation is over the group itself, ddof
     0, as in GRPO (arXiv:2402.03300, section 4.1.2); without it, Dr. GRPO (arXiv:2503.20783, section 3.1). A group whose
@@ -69,12 +69,29 @@ def group_advantage(rewards: Tensor, group: Tensor, *, scale: bool) -> Tensor:
     """
     count = int(group.max()) + 1
     centred = rewards - segment_mean(rewards, group, count)[group]
+    apart = centred if level == 0.5 else rewards - expectiles(rewards, group, count, level)[group]
     if not scale:
-        return centred
+        return apart
     sizes = segment_sum(rewards.new_ones(len(rewards)), group, count)
     deviation = (segment_sum(centred.square(), group, count) / sizes).sqrt()[group]
     teaches = deviation > ROUNDING * (1 + rewards.abs())
-    return (centred / deviation.where(teaches, deviation.new_ones(()))) * teaches
+    return (apart / deviation.where(teaches, deviation.new_ones(()))) * teaches
+
+
+def expectiles(values: Tensor, group: Tensor, count: int, level: float) -> Tensor:
+    """The expectile of values [seq] in each of `count` groups: what minimises the mean of |level - [v < e]| (v - e)^2.
+
+    Newey and Powell (1987); what implicit Q-learning lets a value function learn (arXiv:2110.06169, eq. 5). It is the
+    mean of values that are weighed by the side on which they lie, found once no value changes sides any more.
+    """
+    found = segment_mean(values, group, count)
+    for _ in range(len(values) + 1):
+        weights = values.new_full((len(values),), 1 - level).masked_fill(values > found[group], level)
+        following = segment_sum(weights * values, group, count) / segment_sum(weights, group, count).clamp(min=1e-30)
+        if bool(torch.isclose(following, found, rtol=1e-12, atol=1e-15).all()):
+            break
+        found = following
+    return found
 
 
 def left_out(rewards: Tensor, group: Tensor) -> Tensor:

@@ -78,6 +78,15 @@ class GroupRelative(Shaped, frozen=True, kw_only=True):
     target: ClassVar[str] = "truing_policy.advantages:GroupRelative"
 
     scale: Annotated[bool, Meta(description="divide by the standard deviation of the group's rewards")] = True
+    expectile: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="which expectile of the group's rewards they are compared with. 0.5: their mean; towards 1 the "
+            "best of them, so that little but the best becomes likelier and the rest much less so",
+        ),
+    ] = 0.5
 
 
 class LeaveOneOut(Shaped, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from truing.fields import (
 )
 from truing.stage import AdvantageSpec
 from truing.testing import check_spec
-from truing_policy.advantages import group_advantage, left_out, whitened
+from truing_policy.advantages import expectiles, group_advantage, left_out, whitened
 from truing_policy.plugin import (
     BestOfGroup,
     DynamicSampling,
@@ -84,6 +84,28 @@ def test_group_advantages_are_rewards_in_units_of_their_groups_deviation() -> No
     deviation = math.sqrt(8 / 3)
     assert advantages(GroupRelative(), batch) == pytest.approx([-2 / deviation, 2 / deviation, 2 / deviation, 0])
     assert advantages(GroupRelative(scale=False), batch) == pytest.approx([-2, 2, 2, 0])
+
+
+def test_the_expectile_of_three_and_one_is_worked_by_hand_and_nears_the_best() -> None:
+    # 0.8 (4 - e) = 0.2 (e - 1 + e - 2 + e - 1), so e = 4 * 0.8 + 4 * 0.2 over 0.8 + 0.6.
+    scores, group = tensor(1.0, 2.0, 1.0, 4.0, 5.0), torch.tensor([0, 0, 0, 0, 1])
+    assert expectiles(scores, group, 2, 0.8).tolist() == pytest.approx([4.0 / 1.4, 5.0])
+    assert expectiles(scores, group, 2, 0.5).tolist() == pytest.approx([2.0, 5.0])
+    assert expectiles(scores, group, 2, 1 - 1e-9).tolist() == pytest.approx([4.0, 5.0], abs=1e-6)
+    found = group_advantage(scores, group, scale=True, level=0.8)
+    assert found.tolist() == pytest.approx([(x - 4 / 1.4) / math.sqrt(1.5) for x in (1, 2, 1, 4)] + [0.0])
+    assert advantages(GroupRelative(expectile=0.8, scale=False), sampled([0.0, 1.0], [0, 0])) == pytest.approx(
+        [-0.8, 0.2]
+    )
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(0.05, 0.95))
+@settings(deadline=None, max_examples=50)
+def test_an_expectile_is_where_the_weighed_distances_of_both_sides_are_equal(values: list[float], level: float) -> None:
+    found = float(expectiles(tensor(*values), torch.zeros(len(values), dtype=torch.int64), 1, level))
+    above = sum(value - found for value in values if value > found)
+    below = sum(found - value for value in values if value <= found)
+    assert level * above == pytest.approx((1 - level) * below, abs=1e-9)
 
 
 def test_rloo_of_three_and_of_one_alone_is_worked_by_hand() -> None:
