@@ -2,76 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from msgspec import Meta
-
-from truing.fields import COMPLETIONS, FINISH, GROUP, IDS, OPPONENT, SEQ, TOKENS, VERSION, Field, Fields, fields
 from truing.plugins import hookimpl
-from truing.stage import AnySpec, Fault, GeneratorSpec
-from truing_texts.constitution import Unfit, principles
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ROUND: Field[Tensor] = Field("round", "seq", "int64")
-"""How often an answer was revised."""
-CRITIQUES: Field[list[list[dict[str, Any]]]] = Field("critiques", "seq")
-"""What led to an answer: of each round the id of the principle, the answer before it and the critique of that."""
-
-
-class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
-    """Answers that are criticised and revised by a constitution, the supervised half of constitutional AI
-    (arXiv:2212.08073, section 3.1).
-
-    A prompt is answered; in each round a principle is drawn, the same model is asked to criticise its answer by it, and
-    then to write the answer anew. Each is a turn of one conversation, and what was said in a turn is encoded as plain
-    text. The revisions are handed on as completions of the prompt alone: to learn them, read them with form = "all".
-    The paper begins each conversation with examples of critiques; here there are none, so the model must know how to
-    hold a conversation.
-
-    Written as `[generator.generator] use = "engine"`.
-    """
-
-    name: ClassVar[str] = "critique-revise"
-    target: ClassVar[str] = "truing_feedback.revise:CritiqueRevise"
-    offers: ClassVar = {ROUND: "with a generator of its own", CRITIQUES: "with a generator of its own"}
-
-    generator: Annotated[GeneratorSpec, Meta(description="who answers, criticises and revises; one sample of each")]
-    constitution: Annotated[str, Meta(description='a file of principles; "": those that come with truing')] = ""
-    rounds: Annotated[int, Meta(ge=1, description="how often an answer is revised")] = 4
-    samples: Annotated[int, Meta(ge=1, description="answers per prompt, each of which is revised")] = 1
-    keep: Annotated[
-        Literal["all", "last", "all-and-first"],
-        Meta(
-            description="all: the revisions of every round, as the paper learns them; last: those of the last one; "
-            "all-and-first: the first answer, too, to see what the revisions did to it"
-        ),
-    ] = "all"
-    max_tokens: Annotated[
-        int, Meta(ge=16, description="longest conversation, in tokens; behind a longer one nothing more is revised")
-    ] = 2048
-
-    def requires(self) -> Fields:
-        """What whoever writes needs, and ids."""
-        return self.generator.requires() | fields(IDS)
-
-    def provides(self) -> Fields:
-        """Revisions, and how they came about. Nothing is known of their log-probability behind the prompt alone."""
-        return fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION, ROUND, CRITIQUES)
-
-    def problems(self) -> Iterator[Fault]:
-        """A constitution that is none, and a generator that writes several answers at once."""
-        try:
-            principles(self.constitution)
-        except Unfit as error:
-            yield Fault("constitution", str(error), error.mend)
-        if getattr(self.generator, "samples", 1) != 1:
-            what = "each answer is criticised by itself, so of everything one is written"
-            yield Fault("generator", what, "set samples = 1 in it, and samples here to how many answers are revised")
-        if OPPONENT in self.generator.provides():
-            yield Fault("generator", "what an opponent writes is not revised", "set opponents = 0 in it")
+from truing.stage import AnySpec
+from truing_feedback.menu_revise import CritiqueRevise
 
 
 @hookimpl

@@ -34,7 +34,7 @@ from truing.fields import (
 )
 from truing.run import Run
 from truing.stage import Weights
-from truing_feedback import plugin
+from truing_feedback import menu_revise as menu
 from truing_tensor.segments import owners
 from truing_texts.chat import Chat
 from truing_texts.constitution import Principle, principles
@@ -80,7 +80,7 @@ class Talk:
 class CritiqueRevise:
     """Writes answers and revises them."""
 
-    def __init__(self, spec: plugin.CritiqueRevise, run: Run) -> None:
+    def __init__(self, spec: menu.CritiqueRevise, run: Run) -> None:
         self._spec = spec
         self._run = run
         self._generator = spec.generator.build(run)
@@ -189,8 +189,8 @@ class CritiqueRevise:
                 SEQ: owners([len(answer.written.tokens) for answer in answers]),
                 FINISH: [answer.written.finish for answer in answers],
                 VERSION: torch.tensor([answer.written.version for answer in answers], dtype=torch.int64),
-                plugin.ROUND: torch.tensor([answer.round for answer in answers], dtype=torch.int64),
-                plugin.CRITIQUES: [answer.critiques for answer in answers],
+                menu.ROUND: torch.tensor([answer.round for answer in answers], dtype=torch.int64),
+                menu.CRITIQUES: [answer.critiques for answer in answers],
             }
         )
 

@@ -33,7 +33,7 @@ from truing.fields import (
 from truing.run import Run
 from truing.stage import GeneratorSpec
 from truing.testing import check_spec
-from truing_feedback.plugin import CRITIQUES, ROUND, CritiqueRevise
+from truing_feedback.menu_revise import CRITIQUES, ROUND, CritiqueRevise
 from truing_generate.plugin import Scripted
 from truing_model.scratch import byte_tokenizer
 from truing_tensor.segments import owners
