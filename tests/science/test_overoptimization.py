@@ -1,0 +1,254 @@
+"""Overoptimization as in Gao et al. (arXiv:2210.10760): a small policy, a gold reward model, proxies that learn of it.
+
+recipes/overoptimization.toml is run with four more proxies, a quarter of whose comparisons are turned round, alone and
+as an ensemble (arXiv:2310.02743). Under 15 minutes of one CPU core. TRUING_RUN names a run that was made before, of
+which all is said again. Tables are printed, and written to the file that TRUING_TABLE names, with a picture beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pytest
+
+from truing.events import Evaluated, StepDone
+from truing.journal import Journal
+from truing.until import Until, Watch
+
+from .children import ran, rows, told, truing, where
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "overoptimization.toml"
+MEMBERS, NOISE = 4, 0.25
+NEAR = 3
+"""What a policy is worth is a mean over as many versions before and after it: one alone is too few samples."""
+
+
+def noisy(number: int) -> str:
+    """A proxy that learns from a bootstrap sample of the comparisons of `few`, a quarter of them turned round."""
+    name = f"noisy-{number}"
+    return f"""
+[phase.{name}.source]
+use = "collected"
+path = "@compare"
+form = "pairs"
+skip = 100
+limit = 240
+noise = {NOISE}
+bootstrap = {number}
+
+[phase.{name}.holdout]
+use = "collected"
+path = "@compare"
+form = "pairs"
+limit = 100
+noise = {NOISE}
+
+[phase.{name}.model]
+use = "reward-model"
+path = "@small"
+
+[phase.{name}.optimizer]
+use = "adamw"
+lr = 2e-3
+
+[phase.{name}.loss]
+use = "bradley-terry"
+
+[phase.{name}.loop]
+batch = 16
+epochs = 8
+"""
+
+
+def of(name: str, path: str, table: str = "[phase.best-noisy.scorer.of.{}]") -> str:
+    return f'\n{table.format(name)}\nuse = "reward-model"\npath = "@{path}"\nscale = "normalised"\n'
+
+
+def ensemble(name: str, options: str) -> str:
+    members = [of(name, f"noisy-{at}", "[[phase.best-noisy.scorer.of.{}.members]]") for at in range(1, MEMBERS + 1)]
+    return f'\n[phase.best-noisy.scorer.of.{name}]\nuse = "ensemble"\n{options}\n{"".join(members)}'
+
+
+def recipe() -> str:
+    """The shipped recipe, and behind it the proxies that learn from noise and the best of n by each and by all."""
+    text = RECIPE.read_text(encoding="utf-8").replace('[[observer]]\nuse = "mlflow"\n\n', "")
+    best = text[text.index("[phase.best.source]") : text.index("[phase.best.scorer]")]
+    loop = text[text.index("[phase.best.loop]") : text.index("[phase.rl-few.source]")]
+    more = "".join(noisy(at) for at in range(1, MEMBERS + 1))
+    scorer = '[phase.best-noisy.scorer]\nuse = "mix"\n' + of("gold", "gold")
+    scorer += "".join(of(f"noisy-{at}", f"noisy-{at}") for at in range(1, MEMBERS + 1))
+    scorer += ensemble("wco", 'objective = "wco"') + ensemble("uwo", 'objective = "uwo"\npenalty = 0.5')
+    sampled = (best + scorer + "\n" + loop).replace("phase.best.", "phase.best-noisy.")
+    return f"{text}\n{more}\n{sampled}"
+
+
+class Stop(NamedTuple):
+    """A rule that ends learning. labels: gold labels that it takes at each look."""
+
+    name: str
+    conditions: Sequence[Until]
+    labels: int = 0
+
+
+class Stopped(NamedTuple):
+    """What a rule came to: the step, and what the policy of that step is worth."""
+
+    rule: str
+    step: int
+    gold: float
+    proxy: float
+    kl: float
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run."""
+    made = os.environ.get("TRUING_RUN", "")
+    return Path(made) if made else ran(recipe(), tmp_path_factory.mktemp("overoptimization"))
+
+
+@pytest.fixture(scope="module")
+def courses(run: Path) -> Mapping[str, Any]:
+    """What `truing overoptimize` says, by the name of the proxy or of the phase that learned."""
+    return {course["name"]: course for course in told("overoptimize", str(run))["courses"]}
+
+
+@pytest.mark.parametrize("name", ["few", "rl-few"])
+def test_gold_rises_peaks_and_falls_while_the_proxy_rises(name: str, courses: Mapping[str, Any]) -> None:
+    course = courses[name]
+    assert course["gain"]["low"] > 0
+    assert course["fall"]["low"] > 0
+    assert course["proxy_gain"]["low"] > 0
+    assert course["law"]["beta"]["low"] > 0
+
+
+@pytest.mark.parametrize(("few", "many"), [("few", "many"), ("rl-few", "rl-many")])
+def test_more_comparisons_move_the_peak_to_the_right(few: str, many: str, courses: Mapping[str, Any]) -> None:
+    assert courses[many]["best"] > courses[few]["best"]
+    assert courses[many]["gain"]["value"] > courses[few]["gain"]["value"]
+
+
+def test_an_ensemble_is_worth_more_than_one_of_its_members_at_the_largest_n(courses: Mapping[str, Any]) -> None:
+    single = fmean(last(courses[f"noisy-{at}"])["gold"]["value"] for at in range(1, MEMBERS + 1))
+    for name in ("wco", "uwo"):
+        assert last(courses[name])["gold"]["value"] > single, name
+
+
+def test_a_stop_that_asks_gold_now_and_then_ends_near_the_best(run: Path, courses: Mapping[str, Any]) -> None:
+    found = {stopped.rule: stopped for stopped in stops(run)}
+    say(run, courses, list(found.values()))
+    best = max(worth(run, "rl-few").values(), key=lambda at: at["gold"])["gold"]
+    assert found[PROBED].gold >= 0.9 * best
+
+
+def last(course: Mapping[str, Any]) -> Mapping[str, Any]:
+    return course["points"][-1]
+
+
+# Rules that end learning, tried on what was reported: a phase that is ended early is the beginning of one that is not
+
+PROBED = "gold, probed"
+
+
+def rules(length: float) -> list[Stop]:
+    """length: of completions at first."""
+    up = {"patience": 2}
+    return [
+        Stop("none", []),
+        Stop(PROBED, [Until(metric="holdout/score/gold", **up)], labels=192),
+        Stop("held-out reward model", [Until(metric="holdout/score/other", **up)]),
+        *(
+            Stop(f"KL budget, {budget} nats", [Until(metric="score/kl", above=float(budget))])
+            for budget in (1, 2, 4, 8)
+        ),
+        Stop(
+            "length, a quarter off",
+            [
+                Until(metric="holdout/sample/length", above=1.25 * length),
+                Until(metric="holdout/sample/length", below=0.75 * length),
+            ],
+        ),
+    ]
+
+
+def stops(run: Path) -> Iterator[Stopped]:
+    """Where each rule ends rl-few, and what the policy is worth there."""
+    events = [event for _, event in Journal(run).events() if getattr(event, "phase", "") == "rl-few"]
+    reported = [event for event in events if isinstance(event, StepDone | Evaluated)]
+    first = next(event for event in reported if isinstance(event, Evaluated))
+    at = worth(run, "rl-few")
+    for rule in rules(first.metrics["sample/length"]):
+        watch = Watch(rule.conditions, {})
+        step = next(
+            (event.step for event in reported if watch.enough(event.metrics, isinstance(event, Evaluated))), None
+        )
+        step = max(at) if step is None else step
+        yield Stopped(rule.name, step, at[step]["gold"], at[step]["proxy"], at[step]["kl"])
+
+
+def worth(run: Path, phase: str) -> dict[int, dict[str, float]]:
+    """What each version of a policy is worth, from all completions that a mix scored around it; gold from the start."""
+    said: dict[int, list[dict[str, float]]] = {}
+    for row in rows(run / phase / "scores.jsonl"):
+        said.setdefault(row["version"][0], []).extend(row["score_parts"])
+    start = fmean(part["gold"] for part in said[0])
+    found: dict[int, dict[str, float]] = {}
+    for version in said:
+        near = [part for other in said if abs(other - version) <= NEAR for part in said[other]]
+        mean = {name: fmean(part[name] for part in near) for name in near[0]}
+        found[version] = {**mean, "gold": mean["gold"] - start}
+    return found
+
+
+# The table
+
+
+def say(run: Path, courses: Mapping[str, Any], found: Sequence[Stopped]) -> None:
+    """Print the tables, and write them and the picture where TRUING_TABLE says."""
+    text = "\n".join([*told_courses(courses), "", *told_stops(found)]) + "\n"
+    print(f"\n{where()}\n\n{text}")
+    if place := os.environ.get("TRUING_TABLE", ""):
+        Path(place).write_text(text, encoding="utf-8")
+        names = [part for name in ("few", "many", "noisy-1", "wco", "uwo") for part in ("--proxy", name)]
+        truing("overoptimize", str(run), *names, "--plot", str(Path(place).with_suffix(".svg")))
+
+
+def told_courses(courses: Mapping[str, Any]) -> Iterator[str]:
+    yield "| | most gold | at | gold at the end | the proxy since | α | β | peak d | |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for name, course in courses.items():
+        law, end = course["law"], last(course)
+        at = f"n = {course['best']:g}" if course["way"] == "best" else f"step {course['best']:g}"
+        cells = [
+            f"`{name}`",
+            figure(course["gain"]),
+            at,
+            figure(end["gold"]),
+            figure(course["proxy_gain"]),
+            figure(law["alpha"]),
+            figure(law["beta"]),
+            figure(law["peak"]),
+            law["verdict"],
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def told_stops(found: Sequence[Stopped]) -> Iterator[str]:
+    yield "| rule | ends after | gold | proxy | KL |"
+    yield "| --- | --- | --- | --- | --- |"
+    for it in found:
+        yield f"| {it.rule} | {it.step} steps | {it.gold:+.3f} | {it.proxy:+.2f} | {it.kl:.1f} |"
+
+
+def figure(told: Mapping[str, Any]) -> str:
+    low, high = (number(told[end]) for end in ("low", "high"))
+    return f"{number(told['value'])} [{low}, {high}]"
+
+
+def number(value: float | None) -> str:
+    """Infinity is none in JSON."""
+    return "∞" if value is None else f"{value:.2f}"
