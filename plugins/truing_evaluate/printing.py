@@ -223,7 +223,7 @@ def _of_steps(told: Steps) -> Facts:
     yield from _first_errors("F1", told.at, "")
     yield from _first_errors("F1 at best", told.best, ", chosen on these very solutions, so too good")
     if told.held is not None:
-        yield "F1 held out", f"{_share(told.held)}: threshold from one half of the prompts, used on the other"
+        yield "F1 held out", f"{figure(told.held)}: for each tenth of the prompts the threshold from the others"
     yield "floor", f"{_share(told.floor)} for flagging each step with probability {told.rate:.2f}, the best there is"
 
 

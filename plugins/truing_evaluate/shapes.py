@@ -182,8 +182,8 @@ class FirstErrors(Shape, frozen=True, kw_only=True):
 
 class Steps(Shape, frozen=True, kw_only=True):
     """Scores of steps. unknown: solutions left out, for lack of labels up to the first wrong step. at: with the
-    threshold given; best: with the one that is best on these very solutions, which is too good; held: threshold
-    chosen on one half of the prompts and used on the other, None if a half is too small for it. floor: of flagging
+    threshold given; best: with the one that is best on these very solutions, which is too good; held: for each
+    tenth of the prompts a threshold chosen on the others, None if there are too few for it. floor: of flagging
     each step by chance, at the best rate."""
 
     solutions: int
@@ -193,7 +193,7 @@ class Steps(Shape, frozen=True, kw_only=True):
     auroc: float | None
     at: FirstErrors
     best: FirstErrors
-    held: float | None
+    held: Figure | None
     floor: float
     rate: float
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from truing_evaluate.intervals import Array, Whole, resampled, share_of, sums_of
 from truing_evaluate.labelled import auroc
-from truing_evaluate.shapes import FirstErrors, Steps
+from truing_evaluate.shapes import Figure, FirstErrors, Steps
 
 NONE = -1
 """The place of the first wrong step where there is none."""
 _TRIED = 400
+_PARTS = 10
+"""a threshold that is held out is chosen without the tenth of the prompts it is used on"""
 
 
 class Solution(NamedTuple):
@@ -50,7 +52,7 @@ def steps(solutions: Sequence[Solution], unknown: int, threshold: float) -> Step
         auroc=auroc(told, right) if 0 < right.sum() < len(right) else None,
         at=first_errors(solutions, first, threshold),
         best=first_errors(solutions, first, best),
-        held=held(hits, first, np.array([half(some.id) for some in solutions])),
+        held=held(hits, first, np.array([part(some.id) for some in solutions]), groups_of(solutions)),
         floor=floor,
         rate=rate,
     )
@@ -59,8 +61,26 @@ def steps(solutions: Sequence[Solution], unknown: int, threshold: float) -> Step
 def first_errors(solutions: Sequence[Solution], first: Whole, threshold: float) -> FirstErrors:
     """The measure at a threshold. first [solution] place of the first wrong step, or NONE"""
     hit = np.array([flag(some.scores, threshold) for some in solutions]) == first
-    groups = np.unique([some.group for some in solutions], return_inverse=True)[1]
-    wrong = first != NONE
+    groups, wrong = groups_of(solutions), first != NONE
+    return FirstErrors(
+        threshold=threshold,
+        f1=measured(hit, wrong, groups),
+        erroneous=share_of(hit[wrong].astype(float), groups[wrong]),
+        correct=share_of(hit[~wrong].astype(float), groups[~wrong]),
+    )
+
+
+def groups_of(solutions: Sequence[Solution]) -> Whole:
+    """The prompt of each solution, counted from 0 without gaps. [solution]"""
+    return np.unique([some.group for some in solutions], return_inverse=True)[1]
+
+
+def measured(hit: Array, wrong: Array, groups: Whole) -> Figure:
+    """The measure with its interval, by a bootstrap over prompts.
+
+    hit, wrong [solution]: whether it was judged right, and whether it has a wrong step; groups [solution]
+    """
+    hit = hit.astype(bool)
     parts = np.stack([hit & wrong, wrong, hit & ~wrong, ~wrong], 1).astype(float)
 
     def f1(sums: Array) -> Array:
@@ -68,12 +88,7 @@ def first_errors(solutions: Sequence[Solution], first: Whole, threshold: float) 
             one, other = sums[:, 0] / sums[:, 1], sums[:, 2] / sums[:, 3]
             return np.where(one + other > 0, 2 * one * other / (one + other), one + other)
 
-    return FirstErrors(
-        threshold=threshold,
-        f1=resampled(sums_of(parts, groups, int(groups.max()) + 1), f1),
-        erroneous=share_of(hit[wrong].astype(float), groups[wrong]),
-        correct=share_of(hit[~wrong].astype(float), groups[~wrong]),
-    )
+    return resampled(sums_of(parts, groups, int(groups.max()) + 1), f1)
 
 
 def first_error(labels: Array) -> int:
@@ -97,22 +112,22 @@ def thresholds(solutions: Sequence[Solution]) -> Array:
     return between[np.linspace(0, len(between) - 1, _TRIED).astype(int)]
 
 
-def held(hits: Array, first: Whole, halves: Whole) -> float | None:
-    """The measure with the threshold that was best on the other half of the prompts; None if a half lacks solutions
-    with, or without, a wrong step. hits [threshold, solution]; first, halves [solution]"""
+def held(hits: Array, first: Whole, parts: Whole, groups: Whole) -> Figure | None:
+    """The measure with a threshold that was best on the prompts of other parts; None where those lack solutions with,
+    or without, a wrong step. hits [threshold, solution]; first, parts, groups [solution]"""
     wrong, got = first != NONE, np.zeros(len(first))
-    for side in (0, 1):
-        here, there = halves == side, halves != side
+    for each in np.unique(parts):
+        there = parts != each
         if not (there & wrong).any() or not (there & ~wrong).any():
             return None
         f1s = [harmonic(row[there & wrong], row[there & ~wrong]) for row in hits]
-        got[here] = hits[int(np.argmax(f1s))][here]
-    return harmonic(got[wrong], got[~wrong])
+        got[~there] = hits[int(np.argmax(f1s))][~there]
+    return measured(got, wrong, groups)
 
 
-def half(name: str) -> int:
-    """Which half of the prompts one belongs to: a matter of its id alone."""
-    return blake2b(name.encode(), digest_size=1).digest()[0] % 2
+def part(name: str) -> int:
+    """Which part of the prompts one belongs to: a matter of its id alone."""
+    return blake2b(name.encode(), digest_size=1).digest()[0] % _PARTS
 
 
 def harmonic(wrong: Array, right: Array) -> float:

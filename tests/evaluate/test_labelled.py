@@ -13,7 +13,7 @@ from truing_evaluate.labelled import auroc, labelled, powers, precision
 from truing_evaluate.reporting import report
 from truing_evaluate.rows import read
 from truing_evaluate.shapes import Steps
-from truing_evaluate.steps import NONE, chance, half, held
+from truing_evaluate.steps import NONE, chance, harmonic, held, measured, part
 
 from .conftest import Write, shared
 
@@ -136,12 +136,25 @@ def test_the_floor_is_what_random_flags_get() -> None:
 
 
 def test_a_held_out_threshold_is_chosen_without_the_solutions_it_is_used_on() -> None:
-    # Two thresholds, each of which is right on one half alone.
-    first = np.array([0, NONE, 0, NONE])
+    # Two thresholds, each of which is right on one part alone.
+    first, groups = np.array([0, NONE, 0, NONE]), np.arange(4)
     hits = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
-    assert held(hits, first, np.array([0, 0, 1, 1])) == 0.0
-    assert held(hits, first, np.array([0, 0, 0, 1])) is None
-    assert {half(str(at)) for at in range(20)} == {0, 1}
+    apart = held(hits, first, np.array([0, 0, 1, 1]), groups)
+    assert apart is not None
+    assert (apart.value, apart.low, apart.high) == (0.0, 0.0, 0.0)
+    assert held(hits, first, np.array([0, 0, 0, 1]), groups) is None
+    assert {part(str(at)) for at in range(99)} == set(range(10))
+
+
+def test_what_is_held_out_has_the_interval_of_a_measure_at_one_threshold() -> None:
+    wrong = np.array([True] * 30 + [False] * 20)
+    first, groups = np.where(wrong, 0, NONE), np.arange(50)
+    hits = np.array([[at % 3 == 0 for at in range(50)]], dtype=float)
+    told = held(hits, first, groups % 10, groups)
+    assert told is not None
+    assert told == measured(hits[0], wrong, groups)
+    assert told.value == pytest.approx(harmonic(hits[0][wrong], hits[0][~wrong]))
+    assert told.low < told.value < told.high
 
 
 def test_a_model_that_knows_finds_all_on_real_solutions(write: Write) -> None:
