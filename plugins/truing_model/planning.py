@@ -32,12 +32,15 @@ from truing.fields import (
     GROUP,
     IDS,
     LOGPROBS_OLD,
+    LOGPROBS_PROXIMAL,
     LOGPROBS_REF,
     OPPONENT,
     PROMPT_TOKENS,
     SEQ,
     TOKENS,
+    VALUES_OLD,
     Batch,
+    Fields,
     fields,
 )
 from truing.recipe import Phase
@@ -75,7 +78,7 @@ def plan(
     if source is None:
         return None
     tokenizer, config = _opened(source)
-    outline = Outline(spec, source, config, wanted(phase), _device(spec))
+    outline = Outline(spec, source, config, _needs(phase), _device(spec))
     # Before anything is tried: what has been imported by now is what a run imports.
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
     cut = _steps(outline, tokenizer, batches, phase)
@@ -339,22 +342,30 @@ class _Speed(NamedTuple):
 
 def _shares(speed: _Speed, cut: Sequence[Step], phase: Phase, asked: float) -> dict[str, float]:
     """Seconds of a step by what they are for. asked: how many passes of this model a step's reference is worth."""
-    needs = wanted(phase)
+    needs = _needs(phase)
     whole, alone = (getattr(phase.loss, name, False) for name in ("whole_step", "by_completion"))
     twice = [step for step in cut if len(step.pieces) > 1 and (whole or (step.split and not alone))]
     looks = sum(map(speed.look, twice)) / len(cut)
-    if LOGPROBS_OLD in needs and not (phase.generator and LOGPROBS_OLD in phase.generator.provides()):
+    written = phase.generator.provides() if phase.generator else fields()
+    if needs & (fields(LOGPROBS_OLD) - written | fields(LOGPROBS_PROXIMAL, VALUES_OLD)):
         looks += fmean(map(speed.look, cut))
+    passes = getattr(phase.model, "passes", 1)
     shares = {
-        "layers": fmean(map(speed.layers, cut)),
-        "vocabulary": fmean(map(speed.vocabulary, cut)),
-        "optimizer": fmean(map(speed.moving, cut)),
+        "layers": passes * fmean(map(speed.layers, cut)),
+        "vocabulary": passes * fmean(map(speed.vocabulary, cut)),
+        "optimizer": passes * getattr(phase.model, "minibatches", 1) * fmean(map(speed.moving, cut)),
         "looks": looks,
         "reference": asked * fmean(map(speed.look, cut)) if LOGPROBS_REF in needs else 0.0,
         # The next step is encoded meanwhile, in a thread of its own but by the same interpreter.
         "Python": fmean(step.seconds + _LOSS_SECONDS * (1 + len(step.pieces)) for step in cut),
     }
     return {part: seconds for part, seconds in shares.items() if seconds}
+
+
+def _needs(phase: Phase) -> Fields:
+    """What the parts of a phase ask of its model, an estimator inside of it among them."""
+    inside = getattr(phase.model, "advantage", None)
+    return wanted(phase) | (inside.requires() if inside else fields())
 
 
 def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
@@ -366,6 +377,8 @@ def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
     ]
     if phase.generator:
         found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
+    if getattr(phase.model, "critic", None):
+        found.append("the critic is not in it: it takes about what the policy's layers do")
     if outline.narrower > 1:
         found.append(f"measured on layers {outline.narrower} times narrower: times are rough")
     elif outline.device.type == "cpu" and os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1):
