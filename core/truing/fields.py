@@ -160,6 +160,8 @@ SCORE_PARTS: Field[list[dict[str, float]]] = Field("score_parts", "seq")
 not there for a completion is not known of it."""
 STEP_SCORES: Field[Tensor] = Field("step_scores", "step", "float32")
 """Log-odds that a step is right."""
+STEP_LOGITS: Field[Tensor] = Field("step_logits", "step", "float32")
+"""[step, 3]: logits of a step being wrong, neutral, right."""
 FINISH: Field[list[str]] = Field("finish", "seq")
 """Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`."""
 VERSION: Field[Tensor] = Field("version", "seq", "int64")

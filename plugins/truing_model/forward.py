@@ -17,6 +17,7 @@ from truing.fields import (
     MEMBER_SCORES,
     SCORES,
     STEP_END,
+    STEP_LOGITS,
     STEP_SCORES,
     VALUES,
     Batch,
@@ -34,12 +35,15 @@ HEADS: Mapping[Field[Tensor], str] = {
     SCORES: "score",
     MEMBER_SCORES: "score",
     STEP_SCORES: "step",
+    STEP_LOGITS: "step",
 }
 """What the head that gives a field is called."""
 OF_TOKENS = fields(LOGPROBS, ENTROPY, COLLISION_ENTROPY, VALUES)
 """What is read off the positions that predict a completion token."""
 OF_COMPLETIONS = fields(SCORES, MEMBER_SCORES)
 """What is read off the last token of a completion."""
+OF_STEPS = fields(STEP_SCORES, STEP_LOGITS)
+"""What is read off the last token of a step."""
 
 
 class Network(nn.Module):
@@ -48,8 +52,8 @@ class Network(nn.Module):
     model: of transformers, or peft's wrapper of one. decoder: how a shared row goes through it; None: one completion at
     a time, as transformers does. heads: linear heads on the last hidden states, by their names in HEADS.
     gives: LOGPROBS, ENTROPY and COLLISION_ENTROPY [token] in nats, VALUES [token], SCORES [seq] and MEMBER_SCORES
-    [seq, member] read off the last token of a completion, STEP_SCORES [step] read off the last token of a step. bf16:
-    compute in bfloat16, whatever the type of the weights.
+    [seq, member] read off the last token of a completion, STEP_SCORES [step] and STEP_LOGITS [step, 3] read off the
+    last token of a step. bf16: compute in bfloat16, whatever the type of the weights.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Network(nn.Module):
         device = next(self.parameters()).device
         rows = [shared_row(batch)] if self._decoder else plain_rows(batch)
         starts = accumulate((len(row.targets) for row in rows), initial=0)
-        ends = batch[STEP_END].tolist() if STEP_SCORES in self.gives else []
+        ends = batch[STEP_END].tolist() if self.gives & OF_STEPS else []
         found: list[dict[Field[Tensor], Tensor]] = []
         for start, row in zip(starts, rows, strict=False):
             steps = [end - start for end in ends if start <= end < start + len(row.targets)]
@@ -84,7 +88,7 @@ class Network(nn.Module):
         plans = {
             "tokens": row.plan.predictors if self.gives & OF_TOKENS else None,
             "ends": row.plan.ends() if self.gives & OF_COMPLETIONS else None,
-            "steps": row.plan.at(steps) if STEP_SCORES in self.gives else None,
+            "steps": row.plan.at(steps) if self.gives & OF_STEPS else None,
         }
         asked = {name: plan for name, plan in plans.items() if plan is not None}
         last = joined(list(asked.values())).to(device)
@@ -95,11 +99,11 @@ class Network(nn.Module):
         if LOGPROBS in self.gives:
             found |= self._of_vocabulary(row, at["tokens"], device)
         ends = ((SCORES, "ends"), (MEMBER_SCORES, "ends"))
-        for field, read in ((VALUES, "tokens"), *ends, (STEP_SCORES, "steps")):
+        for field, read in ((VALUES, "tokens"), *ends, (STEP_SCORES, "steps"), (STEP_LOGITS, "steps")):
             if field in self.gives:
                 head = self.heads[HEADS[field]]
                 numbers = head(at[read].to(_type_of(head))).float()
-                found[field] = numbers if field is MEMBER_SCORES else numbers[:, 0]
+                found[field] = numbers if field in (MEMBER_SCORES, STEP_LOGITS) else numbers[:, 0]
         return found
 
     def _hidden(self, row: Row, last: Plan, device: torch.device) -> Tensor:

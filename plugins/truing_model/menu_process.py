@@ -16,6 +16,7 @@ from truing.fields import (
     SCORES,
     STEP_END,
     STEP_INDEX,
+    STEP_LOGITS,
     STEP_SCORES,
     STEP_SEQ,
     STEPS,
@@ -33,11 +34,17 @@ class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
     A separator stands behind every step, put in as tokens and counted, so there is a score for each step. What comes
     later does not change it. The exported folder loads with transformers as a sequence classifier of one label, and
     its configuration keeps the separator. Process supervision of arXiv:2305.20050 and arXiv:2211.14275.
+
+    With three classes it tells steps that are neutral from right ones, as people did who judged them: then it has a
+    logit for each class, and learns with the loss `process-ce`.
     """
 
     name: ClassVar[str] = "process-reward-model"
     target: ClassVar[str] = "truing_model.process:ProcessRewardModel"
-    offers: ClassVar = {STEP_SCORES: "as the model that learns"}
+    offers: ClassVar = {
+        STEP_SCORES: "as the model that learns",
+        STEP_LOGITS: "as the model that learns, with classes = 3",
+    }
 
     separator: Annotated[
         str | None,
@@ -46,12 +53,20 @@ class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
             "else a line break",
         ),
     ] = None
+    classes: Annotated[
+        Literal[2, 3], Meta(description="2: a step is wrong or right; 3: it is wrong, neutral or right")
+    ] = 2
+
+    @property
+    def members(self) -> int:
+        """How many numbers it has as its output: one log-odds, or a logit for each of three classes."""
+        return 1 if self.classes == 2 else 3
 
     def requires(self) -> Fields:
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP, STEPS, STEP_SEQ, STEP_INDEX)
 
     def provides(self) -> Fields:
-        return ENCODED | fields(STEP_END, STEP_SCORES)
+        return ENCODED | fields(STEP_END, STEP_SCORES if self.classes == 2 else STEP_LOGITS)
 
     def leaves(self, held_out: bool) -> Fields:
         return fields()
@@ -91,6 +106,13 @@ class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
             "product falls with every step, so it favours short completions"
         ),
     ] = "min"
+    neutral: Annotated[
+        Literal["right", "wrong"],
+        Meta(
+            description="of a model with three classes: the probability of a step is that it is right or neutral, or "
+            "that it is right and no less"
+        ),
+    ] = "right"
     empty: Annotated[float, Meta(description="the score of a completion without steps")] = 0.0
     tokens: Annotated[
         Literal["sampled", "anew"],

@@ -25,6 +25,7 @@ from truing.fields import (
     SEQ,
     STEP_END,
     STEP_INDEX,
+    STEP_LOGITS,
     STEP_SCORES,
     STEP_SEQ,
     STEPS,
@@ -37,6 +38,7 @@ from truing.run import Run
 from truing.stage import Loss
 from truing_model import menu_process as menu
 from truing_model.causal import CausalLm
+from truing_model.loading import numbers_of
 from truing_model.rewards import RewardModel
 from truing_model.steps import StepEncoder, only_steps
 from truing_tensor.segments import owners
@@ -48,12 +50,13 @@ _PLACE: Field[Tensor] = Field("place", "seq", "int64")
 
 
 class ProcessRewardModel(RewardModel):
-    """A language model that gives STEP_SCORES [step]: the log-odds that a step is right."""
+    """A language model that gives STEP_SCORES [step], the log-odds that a step is right, or STEP_LOGITS [step, 3]."""
 
     spec: menu.ProcessRewardModel
     gives = STEP_SCORES
 
     def __init__(self, spec: menu.ProcessRewardModel, run: Run) -> None:
+        self.gives = STEP_SCORES if spec.classes == 2 else STEP_LOGITS
         super().__init__(spec, run)
         self.by_step = StepEncoder(self.encode_text, self.separator)
         self.encode_text = self.by_step
@@ -66,6 +69,10 @@ class ProcessRewardModel(RewardModel):
         return CausalLm.measure(self, batch, loss)
 
     def _load(self, path: str, held: torch.dtype) -> Any:
+        has, wanted = numbers_of(self.spec, path), self.spec.members
+        if {has, wanted} == {1, 3}:
+            classes = f"classes = {2 if has == 1 else 3}"
+            raise UserError(Problem(self.spec.path, f"its head was made with {classes}", f"write {classes}"))
         model = super()._load(path, held)
         stored: str | None = getattr(model.config, _SEPARATOR, None)
         self.knows_steps = stored is not None
@@ -89,7 +96,10 @@ class ProcessScorer:
 
     def __init__(self, spec: menu.ProcessScorer, run: Run) -> None:
         options: dict[str, Any] = {"path": spec.path, "dtype": spec.dtype, "device": spec.device}
-        learns = menu.ProcessRewardModel(**options, max_tokens=spec.max_tokens, overlong="truncate")
+        options |= {"max_tokens": spec.max_tokens, "overlong": "truncate"}
+        learns = menu.ProcessRewardModel(**options)
+        if numbers_of(learns, run.resolve(spec.path)) == 3:
+            learns = menu.ProcessRewardModel(**options, classes=3)
         self._model = ProcessRewardModel(learns, run)
         if not self._model.knows_steps:
             mend = 'name what a phase with [model] use = "process-reward-model" made'
@@ -105,7 +115,7 @@ class ProcessScorer:
 
     def _score(self, batch: Batch) -> Batch:
         asked = self._as_sampled(batch) if self._spec.tokens == "sampled" else self._anew(batch)
-        scores = self._model.scores(asked.batch)[:, 0] if len(asked.seq) else torch.zeros(0)
+        scores = log_odds(self._model.scores(asked.batch), self._spec.neutral) if len(asked.seq) else torch.zeros(0)
         whole = aggregated(scores, asked.seq, len(batch[GROUP]), self._spec.aggregate, self._spec.empty)
         if self._spec.tokens == "anew" and STEPS in batch and STEP_SEQ in batch:
             return _beside_labels(batch, asked, scores).put(SCORES, whole)
@@ -164,6 +174,19 @@ class ProcessScorer:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self._model.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def log_odds(said: Tensor, neutral: str) -> Tensor:
+    """Log-odds [step] that a step is right, from the one number or the three logits a model gives it.
+
+    said [step, 1], or [step, 3]: wrong, neutral, right. neutral: whether such a step counts as "right" or as "wrong"
+    (arXiv:2305.20050, appendix F, which counts it as right).
+    """
+    if said.shape[1] == 1:
+        return said[:, 0]
+    if neutral == "right":
+        return said[:, 1:].logsumexp(1) - said[:, 0]
+    return said[:, 2] - said[:, :2].logsumexp(1)
 
 
 def _beside_labels(batch: Batch, asked: Asked, scores: Tensor) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from truing.fields import GROUP, STEP_LABELS, STEP_SCORES, STEP_SEQ, Fields, fields
+from truing.fields import GROUP, STEP_LABELS, STEP_LOGITS, STEP_SCORES, STEP_SEQ, Fields, fields
 from truing.stage import LossSpec
 
 
@@ -22,3 +22,18 @@ class ProcessBce(LossSpec, frozen=True, kw_only=True):
 
     def requires(self) -> Fields:
         return fields(STEP_SCORES, STEP_LABELS, STEP_SEQ, GROUP)
+
+
+class ProcessCe(LossSpec, frozen=True, kw_only=True):
+    """Cross-entropy of the steps of solutions in three classes: wrong, neutral, right (arXiv:2305.20050).
+
+    Labels are 0, 0.5 and 1, which is what a `step-file` with scale = "human" and neutral = "half" has. Reported is what
+    `process-bce` reports, of a step being right or neutral, and the share of steps whose likeliest class is their own.
+    """
+
+    name: ClassVar[str] = "process-ce"
+    target: ClassVar[str] = "truing_reward.steps:process_ce"
+    by_completion: ClassVar[bool] = True
+
+    def requires(self) -> Fields:
+        return fields(STEP_LOGITS, STEP_LABELS, STEP_SEQ, GROUP)

@@ -9,11 +9,11 @@ from truing_reward.menu_judge import JUDGES
 from truing_reward.menu_losses import LOSSES
 from truing_reward.menu_mix import Mix
 from truing_reward.menu_rollouts import StepRollouts
-from truing_reward.menu_steps import ProcessBce
+from truing_reward.menu_steps import ProcessBce, ProcessCe
 from truing_reward.menu_verifiers import VERIFIERS
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Reward losses and scorers."""
-    return [*LOSSES, *ENSEMBLES, *VERIFIERS, *JUDGES, Mix, ProcessBce, StepRollouts]
+    return [*LOSSES, *ENSEMBLES, *VERIFIERS, *JUDGES, Mix, ProcessBce, ProcessCe, StepRollouts]

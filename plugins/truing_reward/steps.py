@@ -1,7 +1,8 @@
 """Losses on the steps of solutions.
 
-STEP_SCORES [step] are log-odds that a step is right, STEP_LABELS [step] probabilities of it; STEP_SEQ [step] says which
-completion a step belongs to, in rising order, and GROUP [seq] how many completions there are.
+STEP_SCORES [step] are log-odds that a step is right, STEP_LOGITS [step, 3] logits of its being wrong, neutral, right;
+STEP_LABELS [step] are probabilities that it is right. STEP_SEQ [step] says which completion a step belongs to, in
+rising order, and GROUP [seq] how many completions there are.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from truing.fields import GROUP, STEP_LABELS, STEP_SCORES, STEP_SEQ, Batch
+from truing.errors import Problem, UserError
+from truing.fields import GROUP, STEP_LABELS, STEP_LOGITS, STEP_SCORES, STEP_SEQ, Batch
 from truing.stage import LossValue, Term
 
 
@@ -24,7 +26,28 @@ def process_bce(batch: Batch) -> LossValue:
     scores = batch[STEP_SCORES]
     labels = batch[STEP_LABELS].to(scores)
     total = binary_cross_entropy_with_logits(scores, labels, reduction="sum")
-    return LossValue({"process-bce": Term(total, "step")}, {**_of_steps(scores, labels), **_of_solutions(batch)})
+    metrics = {**_of_steps(scores, labels), **_of_solutions(batch, scores)}
+    return LossValue({"process-bce": Term(total, "step")}, metrics)
+
+
+def process_ce(batch: Batch) -> LossValue:
+    """-log softmax(z)_c, mean over steps, with z the three logits of a step and c the class of its label: wrong 0,
+    neutral 0.5, right 1
+
+    The process reward model of arXiv:2305.20050, which has the classes positive, negative and neutral. Raises UserError
+    for a label that is none of the three.
+    """
+    logits, labels = batch[STEP_LOGITS], batch[STEP_LABELS]
+    classes = (2 * labels).round().long()
+    if odd := labels[classes != 2 * labels].tolist():
+        mend = 'labels of people have these with neutral = "half"; shares of rollouts are learned by "process-bce"'
+        raise UserError(Problem("process-ce", f"a step has the label {odd[0]:g}, not 0, 0.5 or 1", mend))
+    total = cross_entropy(logits, classes, reduction="sum")
+    # As in the paper, a neutral step counts as right.
+    scores = logits[:, 1:].logsumexp(1) - logits[:, 0]
+    same = (logits.argmax(1) == classes).to(logits).sum()
+    metrics = {**_of_steps(scores, labels.to(scores)), **_of_solutions(batch, scores)}
+    return LossValue({"process-ce": Term(total, "step")}, {**metrics, "accuracy/class": Term(same, "step")})
 
 
 def _of_steps(scores: Tensor, labels: Tensor) -> dict[str, Term]:
@@ -39,13 +62,13 @@ def _of_steps(scores: Tensor, labels: Tensor) -> dict[str, Term]:
     }
 
 
-def _of_solutions(batch: Batch) -> dict[str, Term]:
+def _of_solutions(batch: Batch, scores: Tensor) -> dict[str, Term]:
     """Shares of solutions whose first wrong step is found, or that have none and are said to have none.
 
     Both halves, of solutions with a wrong step and of those without, are what ProcessBench (arXiv:2412.06559) makes an
     F1 of. Counted among the judged steps.
     """
-    scores, seq, count = batch[STEP_SCORES], batch[STEP_SEQ], len(batch[GROUP])
+    seq, count = batch[STEP_SEQ], len(batch[GROUP])
     wrong, said = (_first(it, seq, count) for it in (batch[STEP_LABELS] < 0.5, scores < 0))
     has_steps = _first(torch.ones_like(seq, dtype=torch.bool), seq, count) < len(seq)
     erroneous = has_steps & (wrong < len(seq))

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from truing.fields import GROUP, STEP_LABELS, STEP_SCORES, STEP_SEQ, Batch
+from truing.errors import UserError
+from truing.fields import GROUP, STEP_LABELS, STEP_LOGITS, STEP_SCORES, STEP_SEQ, Batch
 from truing_model.step import StepSums, with_ratios
 from truing_reward.menu_steps import ProcessBce
-from truing_reward.steps import process_bce
+from truing_reward.steps import process_bce, process_ce
 from truing_tensor.testing import check_loss, made_up
 
 
@@ -106,3 +107,44 @@ def test_what_is_reported_does_not_depend_on_how_the_step_is_cut() -> None:
 
 def test_a_ratio_of_nothing_is_left_out() -> None:
     assert with_ratios({"x|of": 0.0, "x|among": 0.0, "y|of": 0.1, "y|among": 0.4, "z": 1.0}) == {"y": 0.25, "z": 1.0}
+
+
+def in_classes(logits: Sequence[Sequence[float]], labels: Sequence[float]) -> Batch:
+    return Batch(
+        {
+            STEP_LOGITS: torch.tensor(logits, dtype=torch.float64).requires_grad_(),
+            STEP_LABELS: torch.tensor(labels, dtype=torch.float32),
+            STEP_SEQ: torch.zeros(len(labels), dtype=torch.int64),
+            GROUP: torch.zeros(1, dtype=torch.int64),
+        }
+    )
+
+
+def test_the_loss_of_three_classes_is_the_number_worked_by_hand() -> None:
+    # log(e^1 + e^2 + e^3) = 3.4076059644; of a wrong, a neutral and a right step less 1, 2 and 3.
+    term = process_ce(in_classes([[1.0, 2.0, 3.0]] * 3, [0.0, 0.5, 1.0])).terms["process-ce"]
+    assert float(term.total.detach()) == pytest.approx(3 * 3.4076059644443806 - 6.0, abs=1e-12)
+    assert (term.per, term.weight) == ("step", 1.0)
+
+
+def test_the_gradient_of_a_class_is_its_probability_less_its_share_of_the_label() -> None:
+    batch = in_classes([[0.3, -1.0, 2.0], [4.0, 0.1, -0.2], [0.0, 0.0, 0.0]], [0.5, 0.0, 1.0])
+    [found] = torch.autograd.grad(process_ce(batch).terms["process-ce"].total, batch[STEP_LOGITS])
+    picked = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(found, batch[STEP_LOGITS].detach().softmax(1) - picked)
+
+
+def test_of_three_classes_a_neutral_step_is_reported_as_right() -> None:
+    batch = in_classes([[0.0, 2.0, -2.0], [0.0, -1.0, 0.4], [1.0, 0.9, 0.0]], [0.5, 0.0, 0.0])
+    sums = StepSums({"step": 3, "seq": 1})
+    sums.look(process_ce, batch, Batch({STEP_LOGITS: batch[STEP_LOGITS].detach()}))
+    found = sums.report()
+    # The second is taken for right though wrong is second; the third for wrong by its class, and for right by odds.
+    assert found["accuracy/class"] == pytest.approx(2 / 3)
+    assert found["accuracy/right"] == 1.0
+    assert found["accuracy/wrong"] == 0.0
+
+
+def test_a_label_between_the_classes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the label 0\.25, not 0, 0\.5 or 1"):
+        process_ce(in_classes([[0.0, 0.0, 0.0]] * 2, [1.0, 0.25]))

@@ -25,6 +25,7 @@ from truing.fields import (
     STEP_END,
     STEP_INDEX,
     STEP_LABELS,
+    STEP_LOGITS,
     STEP_SCORES,
     STEP_SEQ,
     TOKENS,
@@ -34,8 +35,8 @@ from truing.run import Run
 from truing_model.layout import lengths_of
 from truing_model.menu_process import ProcessRewardModel, ProcessScorer
 from truing_model.plugin import AdamW
-from truing_model.process import ProcessRewardModel as Model
-from truing_reward.steps import process_bce
+from truing_model.process import ProcessRewardModel as Model, log_odds
+from truing_reward.steps import process_bce, process_ce
 from truing_tensor.groups import batch_of
 from truing_tensor.steps import aggregated
 
@@ -249,3 +250,46 @@ def test_steps_come_to_a_score_as_it_is_defined(how: Any, expected: list[float])
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
     none = aggregated(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 2, how, -1.0)
     assert none.tolist() == [-1.0, -1.0]
+
+
+# --- three classes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_three_classes_learns_them_and_its_steps_score_by_what_neutral_counts_as(
+    llama: Path, run: Run, tmp_path: Path
+) -> None:
+    groups = [
+        solutions(f"g{at}", "q", ["good", word, "good"], labels=[[1.0, label, 1.0]])
+        for at, (word, label) in enumerate((("bad", 0.0), ("so-so", 0.5), ("good", 1.0)))
+    ]
+    model = built(llama, run, classes=3)
+    model.attach(AdamW(lr=1e-2, warmup=0.0, schedule="constant").build(run), 20)
+    batch = model.encode(batch_of(groups)).batch
+    for _ in range(20):
+        model.learn(batch, process_ce)
+    assert model.measure(batch, process_ce)["accuracy/class"] == 1.0
+    model.network.eval()
+    with torch.no_grad():
+        logits = model.network(batch)[STEP_LOGITS]
+    (tmp_path / "out").mkdir()
+    model.export(tmp_path / "out")
+    for neutral, chance in (("right", 1 - logits.softmax(1)[:, 0]), ("wrong", logits.softmax(1)[:, 2])):
+        made = scorer(tmp_path / "out", run, tokens="anew", neutral=neutral)
+        found = anyio.run(made.score, batch_of(groups))[STEP_SCORES]
+        torch.testing.assert_close(found.sigmoid(), chance, rtol=1e-4, atol=1e-5)
+        assert (found[4] > 0) == (neutral == "right")
+    with pytest.raises(UserError, match="its head was made with classes = 3"):
+        built(tmp_path / "out", run)
+
+
+def test_a_model_of_two_classes_is_none_of_three(exported: Path, run: Run) -> None:
+    with pytest.raises(UserError, match="its head was made with classes = 2"):
+        built(exported, run, classes=3)
+
+
+def test_log_odds_of_three_logits_are_those_of_their_probabilities() -> None:
+    said = torch.tensor([[0.3, -1.0, 2.0], [4.0, 0.1, -0.2]], dtype=torch.float64)
+    _, neutral, right = said.softmax(1).unbind(1)
+    torch.testing.assert_close(log_odds(said, "right"), (right + neutral).logit())
+    torch.testing.assert_close(log_odds(said, "wrong"), right.logit())
+    assert torch.equal(log_odds(said[:, :1], "wrong"), said[:, 0])
