@@ -285,8 +285,10 @@ def _files(folder: Path) -> list[str]:
 def _corrupt(folder: Path) -> str:
     """What is wrong with a checkpoint, "" if its files are those that were written."""
     try:
-        for line in (folder / SUMS).read_text().splitlines():
-            expected, name = line.split("  ", 1)
+        sums = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+        if {SUMS, *(name for _, name in sums)} != set(_files(folder)):
+            return f"its files are not those in {SUMS}"
+        for expected, name in sums:
             if sum_of(folder / name) != expected:
                 return f"{name} is not what was written"
     except (OSError, ValueError) as error:

@@ -213,11 +213,12 @@ class Training:
     async def _pass(self, work: Work) -> bool:
         """Go on without a batch that lost all its groups; whether there is hope for the next."""
         await self._way.learned(work, self.position.step)
-        self._free.release()
         self.position = self._after(work)
         self._barren += work.read.size
         hopeless = self._barren >= _PASSES * self._info.groups
-        if hopeless and self.position.step:
+        if not hopeless:
+            self._free.release()
+        elif self.position.step:
             self._tell(f"it ends after step {self.position.step}: the data came round with nothing left to learn from")
         return not hopeless
 

@@ -45,9 +45,11 @@ async def online(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> Non
         return Way(text, waves.admit, waves.feed, waves.learned, lambda step: waves.evaluate(held, step), ahead)
 
     with run.bus.subscribe(GroupDropped, GroupFailed) as ends:
-        await train(parts, loop, run, folder, begin)
-        if not run.stop:
-            waves.give_up(ends)
+        try:
+            await train(parts, loop, run, folder, begin)
+        finally:
+            if not run.stop:
+                waves.give_up(ends)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,189 @@
+"""Kills a run with SIGKILL again and again, lets it go on, and says what it came to. A script: see `test_kills`.
+
+    python killing.py FOLDER KILLS SEED
+
+Torch is imported once and each go is a fork of this process. Every other run samples ahead. A kill comes after a
+random time, or at a moment that is hard to hit by chance: while a checkpoint is written or renamed, while the
+sampler takes new weights, between sampling and learning, and between a step and its event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+RECIPE = """
+name = "kills"
+seed = 3
+
+[source]
+use = "jsonl"
+path = "{rows}"
+
+[model]
+use = "scratch-lm"
+dtype = "fp32"
+device = "cpu"
+
+[optimizer]
+use = "adamw"
+lr = 1e-2
+
+[loss]
+use = "grpo"
+
+[generator]
+use = "engine"
+samples = 4
+max_new_tokens = 5
+dtype = "fp32"
+device = "cpu"
+
+[scorer]
+use = "match"
+close = true
+
+[advantage]
+use = "group-relative"
+
+[loop]
+batch = 2
+steps = 6
+checkpoint_every = 1
+staleness = {staleness}
+"""
+MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event")
+
+
+def die_at(moment: str, hit: int) -> None:
+    """Have this process killed the `hit`th time it comes to a moment."""
+    from truing import journal, sampling
+    from truing_generate.voices import Voice
+
+    left = [hit]
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **named)
+
+        return call
+
+    places = {
+        "sync": (journal, "_sync"),
+        "rename": (Path, "rename"),
+        "take": (Voice, "take"),
+        "score": (sampling.Sampling, "scored"),
+        "event": (journal.Journal, "record"),
+    }
+    where, name = places[moment]
+    setattr(where, name, deadly(getattr(where, name)))
+
+
+def go(folder: Path, *, resumed: bool, moment: str = "", hit: int = 0) -> int:
+    """Conduct the run in a process of its own; the number of that process."""
+    child = os.fork()
+    if child:
+        return child
+    from truing.conduct import conduct
+    from truing.journal import Journal
+    from truing.plugins import discover
+    from truing.recipe import load
+    from truing.run import Stop
+
+    status = 1
+    try:
+        if moment:
+            die_at(moment, hit)
+        plugins = discover()
+        recipe = load(folder / "resolved.toml", plugins)
+        status = int(anyio.run(conduct, recipe, Journal(folder), plugins, Stop(), (), resumed) != "finished")
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> bool:
+    """Wait for a process; whether it ended well."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def fresh(root: Path, name: str, staleness: int) -> Path:
+    """The folder of a run that has not begun."""
+    from truing.journal import Journal
+    from truing.plugins import discover
+    from truing.recipe import read
+
+    rows = root / "rows.jsonl"
+    told = [{"id": f"sum{at}", "prompt": f"{at}+{at}=", "completion": str(2 * at)} for at in range(8)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in told))
+    recipe = read(RECIPE.format(rows=rows, staleness=staleness), name, discover())
+    return Journal.create(root / name, recipe, {}).folder
+
+
+def came_to(folder: Path) -> dict[str, Any]:
+    """What a run left: its status, the sum of its weights, what each step learned from, and how its groups ended."""
+    from scenes import ends
+
+    from truing.events import GroupTrained, StepDone
+    from truing.journal import Journal
+
+    events = [event for _, event in Journal(folder).events()]
+    steps = {event.step: event for event in events if isinstance(event, GroupTrained)}
+    ages = [event.metrics["sample/staleness"] for event in events if isinstance(event, StepDone)]
+    weights = folder / "model" / "model.safetensors"
+    return {
+        "status": Journal(folder).read().status,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "steps": {step: [steps[step].ids, steps[step].digest] for step in sorted(steps)},
+        "ends": sorted(ends(events).items()),
+        "oldest": max(ages),
+        "checkpoints": len(list(folder.rglob("checkpoints"))),
+    }
+
+
+def main(root: Path, kills: int, seed: int) -> None:
+    """Print a line of JSON for each run: those that nobody killed, with staleness 0 and 2, and then those that were."""
+    import torch
+    import transformers  # noqa: F401
+
+    import truing_generate.engine  # noqa: F401
+    import truing_model.causal  # noqa: F401
+
+    torch.set_num_threads(1)
+    chance = random.Random(seed)
+    began = time.monotonic()
+    for staleness in (0, 2):
+        whole = fresh(root, f"whole{staleness}", staleness)
+        assert ended(go(whole, resumed=False)), "the run that nobody kills does not finish"
+        print(json.dumps({"staleness": staleness} | came_to(whole)), flush=True)
+    took = (time.monotonic() - began) / 2
+    for kill in range(kills):
+        staleness = 2 * (kill % 2)
+        folder = fresh(root, f"kill{kill}", staleness)
+        moment = chance.choice(MOMENTS)
+        child = go(folder, resumed=False, moment=moment, hit=chance.randint(1, 6))
+        after = chance.uniform(0.0, took)
+        if not moment:
+            time.sleep(after)
+            os.kill(child, signal.SIGKILL)
+        died = not ended(child)
+        finished = not died or ended(go(folder, resumed=True))
+        told = {"staleness": staleness, "moment": moment or f"{after:.2f} s", "died": died, "finished": finished}
+        print(json.dumps(told | (came_to(folder) if finished else {})), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:4]))
