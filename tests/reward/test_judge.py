@@ -181,6 +181,23 @@ def test_a_criterion_is_drawn_for_each_comparison_by_the_seed_and_the_texts(tmp_
     assert [row["criterion"] for row in rows(turned)] == drawn
 
 
+def test_a_constitution_says_what_is_judged_by(tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    asked = ["which is kinder to read", "which is shorter to read"]
+    file.write_text(
+        "".join(
+            f'[[principle]]\nid = "{at}"\ncritique = "find {at}"\nrevision = "mend"\ncomparison = "{by}"\n'
+            for at, by in enumerate(asked)
+        )
+    )
+    batch, _ = compared(tmp_path, texts(*[[f"a{at}", f"b{at}"] for at in range(20)]), constitution=str(file))
+    assert {row["criterion"] for row in rows(batch)} == set(asked)
+    (fault,) = Judge(model=ANY, constitution=str(file), criteria=["helpful"]).problems()
+    assert fault.option == "criteria"
+    (fault,) = Judge(model=ANY, constitution=str(tmp_path / "none.toml")).problems()
+    assert (fault.option, "No such file" in fault.what) == ("constitution", True)
+
+
 def test_one_completion_alone_is_no_pair(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'p0 has one completion, and nothing to compare it with\n.*form = "points"'):
         compared(tmp_path, texts(["a"]))
