@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 
+from truing.errors import RunFailed
 from truing.fields import GROUP, IDS, LOGPROBS_OLD, LOGPROBS_REF, Batch, Fields, fields
 from truing.run import Run
 from truing.stage import Loss, Optimizer
@@ -43,9 +44,17 @@ class Policy(CausalLm):
         self._begun = False
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
-        """What a language model adds, and ADVANTAGES [token] if it has an estimator. Raises Stopped."""
+        """What a language model adds, and ADVANTAGES [token] if it has an estimator.
+
+        Raises Stopped, and RunFailed where the estimator leaves every group out: by now the batch is a step.
+        """
         batch = super().annotate(batch, wanted | self._looks_at)
-        return self._estimator.estimate(batch) if self._estimator else batch
+        if self._estimator:
+            batch = self._estimator.estimate(batch)
+        if not batch[IDS]:
+            what = "the estimator in [model.advantage] leaves out every group of a batch"
+            raise RunFailed(f"{what}; as [advantage] it can, and a step of which nothing is left is none")
+        return batch
 
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn from so many batches."""

@@ -323,6 +323,12 @@ def test_the_best_of_each_group_are_kept_and_groups_that_are_alike_dropped() -> 
     assert two[COMPLETIONS] == ["answer 1", "answer 2", "answer 5", "answer 6"]
 
 
+def test_a_wave_that_teaches_nothing_is_left_empty() -> None:
+    batch = named(sampled([2.0, 2.0, 1.0], [0, 0, 1])).put(OPPONENT, torch.tensor([0, 0, 1]))
+    for spec in (BestOfGroup(), Remax(), DynamicSampling()):
+        assert estimated(spec, batch)[IDS] == []
+
+
 def test_dynamic_sampling_drops_groups_whose_scores_are_all_equal() -> None:
     batch = named(sampled([1.0, 1.0, 0.0, 2.0], [0, 0, 1, 1]))
     found = estimated(DynamicSampling(of=GroupRelative()), batch)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from truing.bus import Bus
-from truing.errors import UserError
+from truing.errors import RunFailed, UserError
 from truing.fields import (
     ADVANTAGES,
     GROUP,
@@ -36,7 +36,7 @@ from truing_model.scratch import write_scratch
 from truing_model.state import trainable
 from truing_model.step import with_explained
 from truing_policy.losses import explained
-from truing_policy.plugin import Gae, Grpo, LeaveOneOut, Ppo
+from truing_policy.plugin import DynamicSampling, Gae, Grpo, LeaveOneOut, Ppo
 from truing_policy.temporal import generalized
 from truing_tensor.groups import batch_of
 
@@ -112,6 +112,14 @@ def test_the_gradient_of_ppo_is_the_same_however_a_batch_is_cut(folder: Path, tm
     assert (found[0] - found[1]).norm() <= 1e-4 * found[1].norm()
     assert reports[0] == pytest.approx(reports[1], rel=1e-3, abs=1e-5)
     assert {"value/explained", "entropy", "clipped", "kl/old", "kl/completion"} <= reports[0].keys()
+
+
+def test_an_estimator_that_leaves_everything_out_belongs_in_front_of_the_model(folder: Path, tmp_path: Path) -> None:
+    model = policy(folder, tmp_path, Grpo(), advantage=DynamicSampling(of=LeaveOneOut()))
+    batch = wave(model)
+    assert len(model.annotate(batch, Grpo().requires())[GROUP]) == len(batch[GROUP])
+    with pytest.raises(RunFailed, match=r"as \[advantage\] it can"):
+        model.annotate(batch.put(SCORES, torch.ones(len(batch[GROUP]))), Grpo().requires())
 
 
 def test_values_learn_to_expect_what_comes(folder: Path, tmp_path: Path) -> None:
