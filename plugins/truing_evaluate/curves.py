@@ -78,7 +78,12 @@ def best_curve(name: str, gold: Sequence[Array], proxy: Sequence[Array]) -> Curv
 
 def learned_curve(name: str, asked: Sequence[tuple[str, int, Array, Array, Array]]) -> Curve:
     """What a policy wrote as it learned. asked: of every time that a prompt was asked its name, the version of the
-    weights, and gold, proxy and divergence [seq]."""
+    weights, and gold, proxy and divergence [seq].
+
+    Where some prompts were asked again and again, as those of a holdout are, they alone count: others differ from step
+    to step, and prompts differ more than policies do.
+    """
+    asked = again_and_again(asked)
     prompts = {prompt: at for at, prompt in enumerate(sorted({prompt for prompt, *_ in asked}))}
     versions = sorted({version for _, version, *_ in asked})
     wide = -(-len(versions) // _POINTS)
@@ -96,6 +101,20 @@ def learned_curve(name: str, asked: Sequence[tuple[str, int, Array, Array, Array
         began = start[0] / start[1]
     steps = [float(np.mean([version for version in versions if place[version] == at])) for at in range(size[1])]
     return Curve(name, "learned", np.array(steps), gold, proxy, kl, began, counts.sum(0))
+
+
+def again_and_again(
+    asked: Sequence[tuple[str, int, Array, Array, Array]],
+) -> Sequence[tuple[str, int, Array, Array, Array]]:
+    """The prompts that were asked at the most versions, from the first on; all prompts if that is one version each."""
+    versions: dict[str, set[int]] = {}
+    for prompt, version, *_ in asked:
+        versions.setdefault(prompt, set()).add(version)
+    first = min(min(some) for some in versions.values())
+    most = max((len(some) for some in versions.values() if first in some), default=1)
+    if most == 1:
+        return asked
+    return [it for it in asked if first in versions[it[0]] and len(versions[it[0]]) == most]
 
 
 def redrawn(curve: Curve) -> Drawn:

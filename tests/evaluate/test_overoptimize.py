@@ -148,24 +148,37 @@ def test_a_curve_of_learning_counts_gold_from_its_first_version_and_prompts_as_t
     asked = [
         ("a", 0, one, one * 10, np.zeros(2)),
         ("b", 0, two, two * 10, np.zeros(1)),
-        ("a", 5, one + 1, one, np.array([0.5, 1.5])),
+        ("c", 5, one + 1, one, np.array([0.5, 1.5])),
     ]
     curve = learned_curve("rl", asked)
     assert curve.at.tolist() == [0, 5]
     assert curve.completions.tolist() == [3, 2]
     drawn = redrawn(curve)
-    # Means over prompts: (2 + 4) / 2 at the start; only a was asked at version 5.
+    # Means over prompts: (2 + 4) / 2 at the start.
     assert drawn.gold[0].tolist() == pytest.approx([0, 0])
     assert drawn.proxy[0].tolist() == pytest.approx([30, 2])
     assert distances(curve, drawn)[0].tolist() == pytest.approx([0, 1])
 
 
+def test_prompts_that_are_asked_again_and_again_count_alone() -> None:
+    held = [
+        (name, version, np.full(2, gold + version), np.ones(2), np.ones(2))
+        for version in (0, 4)
+        for name, gold in (("a", 1.0), ("b", 5.0))
+    ]
+    passing = [(f"t{version}", version, np.full(2, 100.0), np.ones(2), np.ones(2)) for version in range(5)]
+    curve = learned_curve("rl", [*held, *passing])
+    assert (len(curve.gold), curve.at.tolist()) == (2, [0, 4])
+    # However much prompts differ, each gained 4: there is nothing for a bootstrap over them to doubt.
+    assert redrawn(curve).gold[:, 1] == pytest.approx(np.full(1001, 4.0))
+
+
 def test_many_steps_become_few_points() -> None:
-    asked = [("a", version, np.ones(1), np.ones(1), np.full(1, float(version))) for version in range(100)]
+    asked = [(f"{version}", version, np.ones(1), np.ones(1), np.full(1, float(version))) for version in range(100)]
     curve = learned_curve("rl", asked)
     assert len(curve.at) == 20
     assert curve.at[:2].tolist() == [2, 7]
-    assert curve.kl[0, :2].tolist() == [2, 7]
+    assert np.nanmean(curve.kl, 0)[:2].tolist() == [2, 7]
 
 
 # The command
