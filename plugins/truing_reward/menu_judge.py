@@ -42,7 +42,7 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
     """What is asked of a judge, whoever that is."""
 
     offers: ClassVar = {
-        SCORES: "and a judge that is asked",
+        SCORES: "and a model that judges",
         **dict.fromkeys((CHOSEN, REJECTED, SOFT), 'with form = "pairs" and label_pairs = true'),
     }
 

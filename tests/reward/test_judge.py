@@ -29,7 +29,7 @@ from truing.fields import (
 from truing.run import Run
 from truing.sampling import numbers_of
 from truing.testing import check_spec
-from truing_generate.plugin import Scripted
+from truing_generate.plugin import Engine, Scripted
 from truing_model.plugin import CausalLm, RewardModel
 from truing_reward import judge_prompts as prompts
 from truing_reward.judge import Comparer, Rater
@@ -315,6 +315,16 @@ def test_verdicts_behind_several_reasonings_are_averaged(tmp_path: Path, llama: 
     read = 2 * len(layout.tokens(thinking(spec, question.shown)))
     heads = sum(len(layout.asked(turns(spec, question.shown, reasoning))) for reasoning in said)
     assert found.tokens == spoken + read + heads
+
+
+def test_reasonings_of_the_engine_are_the_same_for_the_same_texts(tmp_path: Path, llama: Path) -> None:
+    spec = judge(llama, reasoning=Engine(samples=2, max_new_tokens=4, dtype="fp32", device="cpu"))
+    many = texts(["one", "two"], ["three", "four"])
+    first = anyio.run(spec.build(run_in(tmp_path)).score, many)
+    again = anyio.run(spec.build(run_in(tmp_path)).score, take(many, [1]))
+    other = anyio.run(spec.build(run_in(tmp_path, seed=1)).score, take(many, [1]))
+    assert again[SCORES].tolist() == pytest.approx(first[SCORES].tolist()[2:], abs=1e-5)
+    assert other[SCORES].tolist() != pytest.approx(again[SCORES].tolist(), abs=1e-5)
 
 
 def test_a_question_that_is_too_long_has_no_verdict(tmp_path: Path, llama: Path) -> None:
