@@ -180,11 +180,29 @@ def test_a_replay_learns_from_the_same_completions_whatever_the_time_is_now(
     }
 
 
-def test_without_a_script_another_time_gives_other_completions() -> None:
-    """What the replay above has to undo."""
-    options = {"staleness": 2, "steps": 6, "groups": 6}
-    quick, slow = (go(Plan(delays), **options) for delays in ([0.0, 0.5], [1.0, 0.0, 0.0]))
-    assert [event.digest for event in quick.of(GroupTrained)] != [event.digest for event in slow.of(GroupTrained)]
+def paced(script: Script | None = None, **seconds: float) -> Scene:
+    """A run whose stages always take the same time; those that are not named take none."""
+    plan = Plan([0.0])
+    plan.seconds = lambda stage: seconds.get(stage, 0.0)  # pyright: ignore[reportAttributeAccessIssue]
+    device = clock.Device(lambda work: seconds.get("learn", 0.0) if work == "_learn" else 0.0)
+    return go(plan, script=script, device=device, staleness=2, steps=6, groups=6)
+
+
+PACES = {
+    "a slow generator": {"generate": 1.0},
+    "a slow learner": {"learn": 1.0},
+}
+
+
+@pytest.mark.parametrize("first", PACES)
+@pytest.mark.parametrize("then", PACES)
+def test_another_pace_gives_other_completions_and_a_replay_at_that_pace_the_same(first: str, then: str) -> None:
+    def digests(scene: Scene) -> list[str]:
+        return [event.digest for event in scene.of(GroupTrained)]
+
+    run = paced(**PACES[first])
+    assert (digests(paced(**PACES[then])) == digests(run)) == (first == then)
+    assert digests(paced(Script(run.events), **PACES[then])) == digests(run)
 
 
 @pytest.mark.parametrize(("staleness", "at_least"), [(1, 1.8), (2, 1.8)])
