@@ -71,7 +71,7 @@ def best_curve(name: str, gold: Sequence[Array], proxy: Sequence[Array]) -> Curv
         worth,
         pleased,
         apart,
-        np.array([truth.mean() for truth in gold]),
+        worth[:, 0],
         np.full(len(ns), float(sum(map(len, gold)))),
     )
 
