@@ -139,9 +139,9 @@ def test_a_folder_that_takes_nothing_ends_the_run_with_its_reason(tmp_path: Path
     with pytest.raises(RuntimeError):
         run_recipe(made, tmp_path)
     (folder,) = tmp_path.iterdir()
-    if os.geteuid() == 0:
-        pytest.skip("root may write into a read-only folder")
     (folder / "checkpoints").chmod(0o500)
+    if os.access(folder / "checkpoints", os.W_OK):
+        pytest.skip("root may write into a read-only folder")
     try:
         with pytest.raises(RunFailed, match=r"cannot write .*step-000004: Permission denied"):
             run_recipe(recipe(TOY_RECIPE, *TOYS, overrides=["loop.checkpoint_every=2"]), folder, resumed=True)
