@@ -8,7 +8,7 @@ number of the answer and the step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -61,8 +61,8 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class Talk:
-    """The conversation about one answer to a prompt. group: of the prompt; number: of the answer; said: the last
-    answer; answers: all so far."""
+    """The conversation about one answer to a prompt. group: of the prompt; number: of the answer; answers: the first
+    and its revisions so far; principle, critique: of the round."""
 
     group: int
     number: int
@@ -130,7 +130,9 @@ class CritiqueRevise:
             batch, talks, "answer", [talk.prompt for talk in talks], [tokens[talk.group] for talk in talks]
         )
 
-    async def _asked(self, batch: Batch, talks: Sequence[Talk], step: str, turn: Any) -> list[tuple[Talk, Written]]:
+    async def _asked(
+        self, batch: Batch, talks: Sequence[Talk], step: str, turn: Callable[[Talk], Text]
+    ) -> list[tuple[Talk, Written]]:
         """What is written next in those conversations that are not too long, each with what was written."""
         assert self._chat
         asked = [turn(talk) for talk in talks]
