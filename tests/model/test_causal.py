@@ -15,6 +15,7 @@ from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, REJECTED, Batch, Group
 from truing.run import Run, Stopped
 from truing.stage import LossValue, Term
 from truing_model.plugin import AdamW, CausalLm, ScratchLm
+from truing_model.scratch import write_scratch
 from truing_model.state import trainable
 from truing_policy.losses import sft
 from truing_preference.plugin import Dpo
@@ -272,3 +273,11 @@ def test_pairs_of_one_group_are_counted_each(family_folder: Any, run: Run) -> No
     batch = model.annotate(model.encode(batch_of(pairs(1))).batch, DPO_NEEDS)
     assert len(batch[CHOSEN]) == len(batch[REJECTED]) == 2
     assert model.learn(batch, Dpo().build(run))["loss"] == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_fresh_weights_are_as_wide_as_was_asked_for(tmp_path: Path) -> None:
+    for deviation in (0.02, 0.125):
+        write_scratch(tmp_path / str(deviation), ScratchLm(deviation=deviation), 0)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / str(deviation))
+        matrices = torch.cat([value.flatten() for value in model.parameters() if value.ndim == 2])
+        assert float(matrices.detach().std()) == pytest.approx(deviation, rel=0.01)
