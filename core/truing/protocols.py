@@ -65,7 +65,11 @@ class Generator(Protocol):
     """Adds completions to prompts."""
 
     async def generate(self, batch: Batch) -> Batch:
-        """The batch with completions for every prompt: their text and tokens, and the log-probability of each."""
+        """The batch with completions for every prompt: their text and tokens, and the log-probability of each.
+
+        What is drawn depends on the weights, on `SEEDS` where the batch has them, and on nothing else: so a run can be
+        replayed. What it raises costs the groups it was asked for, once each was asked for alone.
+        """
         ...
 
     async def sync_weights(self, weights: Weights) -> None:
@@ -76,7 +80,10 @@ class Generator(Protocol):
 class Scorer(Protocol):
     """Adds scores to completions."""
 
-    async def score(self, batch: Batch) -> Batch: ...
+    async def score(self, batch: Batch) -> Batch:
+        """The batch with a finite score for every completion. What it raises costs the groups it was asked for, once
+        each was asked for alone."""
+        ...
 
 
 class AdvantageEstimator(Protocol):
