@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,6 +15,7 @@ import typer
 from truing.errors import Problem, UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from truing_evaluate.overoptimization import Overoptimization
     from truing_evaluate.rows import Scored
     from truing_evaluate.selecting import Answers, How, Prompt, Truths
     from truing_evaluate.shapes import Report, Selection
@@ -78,7 +79,7 @@ def evaluate(
     calibration, length, categories. With label: AUROC, best of n. With step_scores and step_labels: the first wrong
     step. Several files are compared.
     """
-    _installed()
+    installed("evaluate")
     from truing_evaluate import printing, reporting, rows
 
     data = [rows.read(file) for file in files]
@@ -89,9 +90,10 @@ def evaluate(
     ]
     if mlflow:
         options = {"scores": scores, "by": by or [], "sections": sections or "", "threshold": threshold}
-        _send(reports, "evaluate", options)
+        for told in reports:
+            sent(told, "evaluate", options)
     if json:
-        _json(reports[0] if len(reports) == 1 else {"files": reports, "differences": apart})
+        as_json(reports[0] if len(reports) == 1 else {"files": reports, "differences": apart})
     elif len(reports) == 1:
         printing.show(reports[0])
     else:
@@ -116,7 +118,7 @@ def select(
     The best by score, the answer with most votes, or with most votes weighed by score, among n completions. With a
     truth: how good what is chosen is, for every n, without bias, and the best that could be chosen.
     """
-    _installed()
+    installed("select")
     from truing_evaluate import printing, rows, selecting
     from truing_evaluate.answers import reader
 
@@ -131,9 +133,9 @@ def select(
         _write(write, file, prompts, hows[0], weights)
     if mlflow:
         options = {"how": hows, "truth": called, "answer": report.answer, "weigh": weigh, "scores": scores}
-        _send([report], "select", options)
+        sent(report, "select", options)
     if json:
-        _json(report)
+        as_json(report)
     else:
         printing.show_selection(report)
 
@@ -187,21 +189,26 @@ def _write(path: Path, file: Path, prompts: Sequence[Prompt], how: How, weigh: W
     print(f"{len(prompts):,} demonstrations: {path}", file=sys.stderr)
 
 
-def _send(reports: Sequence[Report | Selection], what: str, options: dict[str, Any]) -> None:
-    from truing_evaluate.plots import pictures
+def sent(report: Report | Selection | Overoptimization, what: str, options: Mapping[str, Any]) -> None:
+    """Send a report to MLflow with its pictures, and say where it is."""
     from truing_evaluate.tracking import send
 
-    for report in reports:
-        # MLflow's small package comes without it.
-        drawn = pictures(report) if importlib.util.find_spec("matplotlib") else {}
-        run = send(report, f"{what} {report.file}", report.file, options, drawn)
-        print(f"MLflow run: {run}", file=sys.stderr)
+    drawn: Mapping[str, Any] = {}
+    # MLflow's small package comes without it.
+    if importlib.util.find_spec("matplotlib"):
+        from truing_evaluate.plots import pictures
+
+        drawn = pictures(report)
+    run = send(report, f"{what} {report.file}", report.file, options, drawn)
+    print(f"MLflow run: {run}", file=sys.stderr)
 
 
-def _json(value: Any) -> None:
+def as_json(value: Any) -> None:
+    """Print a value for a program; infinity, which is no number of JSON, as null."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _installed() -> None:
+def installed(command: str) -> None:
+    """Raises UserError where what computes is missing."""
     if importlib.util.find_spec("numpy") is None:
-        raise UserError(Problem("truing evaluate", "numpy is not installed", "pip install 'truing[evaluate]'"))
+        raise UserError(Problem(f"truing {command}", "numpy is not installed", "pip install 'truing[evaluate]'"))

@@ -16,11 +16,8 @@ _TITLES: dict[Way, str] = {"best": "best of n", "learned": "reinforcement learni
 def picture(report: Overoptimization) -> Any:
     """matplotlib's figure: a panel for each way to please a proxy. Gold as points with their intervals, its law as a
     line; the proxy, counted from its own start, dashed."""
-    from matplotlib.figure import Figure
-
     ways = list(dict.fromkeys(course.way for course in report.courses))
-    # Not pyplot, which would look for a screen.
-    figure = Figure(figsize=(5.5 * len(ways), 4.2), layout="constrained")
+    figure = sheet(5.5 * len(ways), 4.2)
     for at, way in enumerate(ways, 1):
         axes = figure.add_subplot(1, len(ways), at)
         axes.axhline(0, color="grey", linewidth=0.8)
@@ -32,6 +29,14 @@ def picture(report: Overoptimization) -> Any:
         axes.set_ylabel(f"{report.gold}, counted from the start")
         axes.legend(fontsize="small")
     return figure
+
+
+def sheet(width: float, height: float) -> Any:
+    """matplotlib's empty figure, in inches."""
+    from matplotlib.figure import Figure
+
+    # Not pyplot, which would look for a screen.
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _course(axes: Any, course: Course) -> None:

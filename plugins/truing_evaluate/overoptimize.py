@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from truing.errors import Problem, UserError
-from truing_evaluate.commands import Json, Mlflow
+from truing_evaluate.commands import Json, Mlflow, as_json, installed, sent
 
 if TYPE_CHECKING:
     from truing_evaluate.overoptimization import Course, Law, Overoptimization, Spot
@@ -45,8 +45,7 @@ def overoptimize(
     Reads what a scorer `mix` said of samples, the best of n by each member, and what a mix with keep = true said while
     a policy learned. The laws of arXiv:2210.10760 are fitted.
     """
-    if importlib.util.find_spec("numpy") is None:
-        raise UserError(Problem("truing overoptimize", "numpy is not installed", "pip install 'truing[evaluate]'"))
+    installed("overoptimize")
     from truing_evaluate import overoptimization
 
     if plot is not None:
@@ -55,10 +54,9 @@ def overoptimize(
     if plot is not None:
         _draw(report, plot)
     if mlflow:
-        _send(report, {"gold": gold, "proxy": proxy or [], "kl": kl})
+        sent(report, "overoptimize", {"gold": gold, "proxy": proxy or [], "kl": kl})
     if json:
-        # Infinity is no number of JSON: msgspec writes null.
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        as_json(report)
     else:
         _show(report)
 
@@ -124,12 +122,3 @@ def _draw(report: Overoptimization, path: Path) -> None:
     except OSError as error:
         raise UserError(Problem(str(path), f"cannot write this file: {error.strerror}")) from None
     print(f"picture: {path}", file=sys.stderr)
-
-
-def _send(report: Overoptimization, options: dict[str, str | list[str]]) -> None:
-    from truing_evaluate.course_plots import picture
-    from truing_evaluate.tracking import send
-
-    drawn = {"overoptimization.png": picture(report)} if importlib.util.find_spec("matplotlib") else {}
-    run = send(report, f"overoptimize {report.file}", report.file, options, drawn)
-    print(f"MLflow run: {run}", file=sys.stderr)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from truing_evaluate.course_plots import picture, sheet
+from truing_evaluate.overoptimization import Overoptimization
 from truing_evaluate.shapes import Bin, Choice, Margins, Report, Selection
 
 
-def pictures(report: Report | Selection) -> Mapping[str, Any]:
+def pictures(report: Report | Selection | Overoptimization) -> Mapping[str, Any]:
     """A matplotlib figure for each part of a report that is a curve, by its file name."""
+    if isinstance(report, Overoptimization):
+        return {"overoptimization.png": picture(report)}
     if isinstance(report, Selection):
         return {"selection.png": selection(report)} if report.truth and len(report.choices) > 1 else {}
     if report.pairs is None:
@@ -61,10 +65,7 @@ def _truth(choice: Choice, how: str) -> Any:
 
 
 def _axes(across: str, up: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    # Not pyplot, which would look for a screen.
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = sheet(6, 4)
     axes = figure.add_subplot()
     axes.set_xlabel(across)
     axes.set_ylabel(up)

@@ -10,6 +10,9 @@ from truing.fields import GROUP, SCORE_PARTS, SCORES, SEQ, TOKENS, Fields, field
 from truing.stage import ObserverSpec, ScorerSpec
 
 PolicyAlarm = Literal["overoptimization", "length-drift", "repetition", "diversity-collapse", "kl-budget"]
+Smooth = Annotated[
+    int, Meta(ge=5, description="steps whose mean is compared; fewer in a phase of less than five times as many")
+]
 
 
 class Diversity(ScorerSpec, frozen=True, kw_only=True):
@@ -72,7 +75,5 @@ class PolicyMonitor(ObserverSpec, frozen=True, kw_only=True):
     kl_budget: Annotated[
         float | None, Meta(description="how far the policy may go, in nats a completion; no limit when not given")
     ] = None
-    smooth: Annotated[
-        int, Meta(ge=5, description="steps whose mean is compared; fewer in a phase of less than five times as many")
-    ] = 20
+    smooth: Smooth = 20
     stop_on: Annotated[list[PolicyAlarm], Meta(description="alarms that stop the run, with a checkpoint")] = []

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, ObserverSpec
-from truing_monitor.menu_policy import Diversity, PolicyMonitor
+from truing_monitor.menu_policy import Diversity, PolicyMonitor, Smooth
 
 AlarmName = Literal["displacement", "collapse", "length-bias", "overfitting", "gradient-spike"]
 
@@ -44,9 +44,7 @@ class PreferenceMonitor(ObserverSpec, frozen=True, kw_only=True):
     gradient_spike: Annotated[
         float, Meta(gt=1, description="how many times the median of the steps before a gradient's norm may be")
     ] = 10.0
-    smooth: Annotated[
-        int, Meta(ge=5, description="steps whose mean is compared; fewer in a phase of less than five times as many")
-    ] = 20
+    smooth: Smooth = 20
     stop_on: Annotated[list[AlarmName], Meta(description="alarms that stop the run, with a checkpoint")] = []
 
 

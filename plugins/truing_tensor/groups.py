@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from truing.fields import BELONGS, CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch, Field, Group
-
-_COUNTED_BY = {"group": IDS, "seq": GROUP, **{dim: inside for dim, (_, inside) in BELONGS.items() if dim != "seq"}}
+from truing.groups import COUNTED_BY
 
 
 def batch_of(groups: Sequence[Group]) -> Batch:
@@ -48,7 +47,7 @@ def batch_of(groups: Sequence[Group]) -> Batch:
 
 def count(batch: Batch, dims: str) -> int:
     """How many entries a batch has along a dim; 0 where it has none of them."""
-    key = _COUNTED_BY[dims]
+    key = COUNTED_BY[dims]
     return len(batch[key]) if key in batch else 0
 
 
@@ -67,7 +66,7 @@ def take_completions(batch: Batch, kept: Tensor) -> Batch:
     All groups stay. What points into a completion that is left out is left out, too: a pair of which one is missing.
     """
     alive = {"group": torch.ones(count(batch, "group"), dtype=torch.bool), "seq": kept}
-    for dim in _COUNTED_BY.keys() - alive.keys():
+    for dim in COUNTED_BY.keys() - alive.keys():
         alive[dim] = torch.ones(count(batch, dim), dtype=torch.bool)
     for dim in ("token", "pair", "step"):
         for key, value in batch.items():
@@ -127,9 +126,9 @@ def join(batches: Sequence[Batch]) -> Batch:
             values[key] = parts[0]
             continue
         if key.into:
-            if _COUNTED_BY[key.into] not in first:
+            if COUNTED_BY[key.into] not in first:
                 raise ValueError(
-                    f"cannot join {key}: without {_COUNTED_BY[key.into]} its positions cannot be counted on"
+                    f"cannot join {key}: without {COUNTED_BY[key.into]} its positions cannot be counted on"
                 )
             starts = _starts([count(batch, key.into) for batch in batches])
             parts = [part + start for part, start in zip(parts, starts, strict=True)]

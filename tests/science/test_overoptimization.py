@@ -15,12 +15,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import pytest
+from tests.science.children import ran, told, truing, where
 
 from truing.events import Evaluated, StepDone
 from truing.journal import Journal
 from truing.until import Until, Watch
-
-from .children import ran, told, truing, where
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "overoptimization.toml"
 MEMBERS, NOISE = 4, 0.25

@@ -158,11 +158,11 @@ def position(found: Sequence[Comparison], texts: bool) -> Position | None:
     agreeing = [(table[:, 0] - table[:, 1]).prod() > 0 for table in tables if (table[:, 0] != table[:, 1]).all()]
     return Position(
         assumed,
-        share(int(won.sum()), int(cast.sum())),
+        share(won.sum(), cast.sum()),
         _bias(intercept(won, cast)),
         _bias(intercept(won, cast, longer)) if texts else None,
         len(tables),
-        share(int(sum(agreeing)), len(agreeing)) if agreeing else None,
+        share(sum(agreeing), len(agreeing)) if agreeing else None,
         _bias(swapped(np.array(tables))) if tables else None,
     )
 
@@ -206,7 +206,7 @@ def _of_position(position: Position) -> Iterator[str]:
 
 def _rest(votes: Votes) -> Rest:
     judged = against_the_rest(votes)
-    return Rest(share(int(judged.right.sum()), len(judged.right)), judged.tied, judged.alone)
+    return Rest(share(judged.right.sum(), len(judged.right)), judged.tied, judged.alone)
 
 
 def _model(votes: Votes, fitted: Annotated, right: float, wrong: float) -> Model:
@@ -218,8 +218,8 @@ def _model(votes: Votes, fitted: Annotated, right: float, wrong: float) -> Model
     return Model(
         dict(zip(votes.labels, fitted.frequency.tolist(), strict=True)),
         float(fitted.accuracy()[votes.annotator].mean()),
-        share(int((fitted.posterior.max(1)[voted] < 0.9).sum()), int(voted.sum())),
-        share(int(same.sum()), len(same)),
+        share((fitted.posterior.max(1)[voted] < 0.9).sum(), voted.sum()),
+        share(same.sum(), len(same)),
         len(fitted.objective),
         fitted.converged,
         right,
@@ -241,7 +241,7 @@ def _annotators(votes: Votes, fitted: Annotated) -> list[Annotator]:
             true: dict(zip(votes.labels, said, strict=True))
             for true, said in zip(votes.labels, fitted.confusion[at].tolist(), strict=True)
         }
-        rest = share(int(right[at]), int(of[at])) if of[at] else None
+        rest = share(right[at], of[at]) if of[at] else None
         told.append(Annotator(votes.annotators[at], int(cast[at]), float(accuracy[at]), rest, confusion))
     return told
 

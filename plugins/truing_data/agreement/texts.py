@@ -74,7 +74,8 @@ class Overlap(msgspec.Struct):
 
 
 def share(count: int, of: int) -> Share:
-    """A share with its interval."""
+    """A share with its interval. Counts may be numpy's, which are no JSON."""
+    count, of = int(count), int(of)
     return Share(count, of, count / of, *wilson(count, of)) if of else Share(0, 0, None, None, None)
 
 
