@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from truing.bus import Bus
@@ -20,7 +21,7 @@ from truing.check import wanted
 from truing.collect import collect
 from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
-from truing.journal import Journal, PhaseFolder, write_whole
+from truing.journal import MEMORY, Journal, PhaseFolder, write_whole
 from truing.loop import Parts, offline
 from truing.online import online
 from truing.plugins import Plugins
@@ -28,7 +29,7 @@ from truing.recipe import Phase, Recipe
 from truing.run import Run, Stop, Stopped
 from truing.sampling import Stages
 from truing.script import Script
-from truing.stage import Model, Observer
+from truing.stage import Observer
 
 _CLOSE_SECONDS = 60.0
 """how long observers may take to finish once the run has ended"""
@@ -137,7 +138,7 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
         if isinstance(stages, Parts):
             await (online if stages.generator else offline)(stages, phase.loop, run, folder)
             if not run.stop:
-                await _export(stages.model, folder, run)
+                await _export(stages, folder, run)
         elif stages is not None:
             await collect(stages, phase.loop, run, folder)
         status = "interrupted" if run.stop else "finished"
@@ -147,11 +148,13 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
         run.bus.publish(PhaseEnded(phase=phase.name, status=status))
 
 
-async def _export(model: Model, folder: PhaseFolder, run: Run) -> None:
+async def _export(parts: Parts, folder: PhaseFolder, run: Run) -> None:
     facts: dict[str, Any] = {}
 
     def write(path: Path) -> None:
-        facts.update(model.export(path))
+        facts.update(parts.model.export(path))
+        if parts.memory:
+            (path / MEMORY).write_bytes(msgspec.json.encode(parts.memory.kept()))
 
     await run.on_device(write_whole, folder.model, write)
     run.bus.publish(ModelSaved(phase=run.phase, path=str(folder.model.resolve()), facts=facts))

@@ -30,6 +30,8 @@ from truing.until import Watched
 
 FORMAT = 1
 GROUPS = "groups.jsonl"
+MEMORY = "loss.json"
+"""what a loss remembers: in a checkpoint, and beside the model that was made"""
 SUMS = "SHA256SUMS"
 """the checksums of a checkpoint, as `sha256sum -c` reads them"""
 

@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -26,11 +27,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from truing.errors import RunFailed
 from truing.events import CheckpointSaved, DataOpened, Evaluated, GroupDropped, Notice, PhaseStarted, StepDone
 from truing.fields import IDS, VERSION, Batch, Fields
-from truing.journal import PhaseFolder, Position
+from truing.journal import MEMORY, PhaseFolder, Position
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, Stages, Wave, timed
-from truing.stage import DataInfo, Loss, Model, Optimizer, Source
+from truing.stage import DataInfo, Loss, Memory, Optimizer, Source
 from truing.until import Watch
 
 _PASSES = 2
@@ -48,6 +49,23 @@ class Parts(Stages):
     needs: Fields
     """what the loss is handed, and nothing else"""
     holdout: Source | None = None
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the loss remembers, if it does."""
+        return getattr(self.loss, "memory", None)
+
+    def keep(self, folder: Path) -> None:
+        """Write down what is needed to go on."""
+        self.model.checkpoint(folder)
+        if self.memory:
+            (folder / MEMORY).write_bytes(msgspec.json.encode(self.memory.kept()))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what was written down."""
+        self.model.restore(folder)
+        if self.memory:
+            self.memory.restore(msgspec.json.decode((folder / MEMORY).read_bytes()))
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,9 @@ async def train(
     info = await open_source(parts.source, "source", run)
     steps = loop.steps or math.ceil(info.groups / loop.batch) * (loop.epochs or 1)
     await run.on_device(parts.model.attach, parts.optimizer, steps)
-    start = await _restore(parts.model, run, folder)
+    if parts.memory:
+        parts.memory.begin(steps)
+    start = await _restore(parts, run, folder)
     run.bus.publish(PhaseStarted(phase=run.phase, options=dict(parts.options), steps=steps, start=start.step))
     way = await begin(start)
     training = Training(parts, loop, run, folder, way, steps, start, info)
@@ -305,9 +325,7 @@ class Training:
     async def _checkpoint(self) -> None:
         self._saved = self.position.step
         with timed(self._run, "checkpoint"):
-            path = await self._run.on_device(
-                self._folder.save, self.position, self._parts.model.checkpoint, self._loop.keep
-            )
+            path = await self._run.on_device(self._folder.save, self.position, self._parts.keep, self._loop.keep)
         self._run.bus.publish(CheckpointSaved(phase=self._run.phase, step=self.position.step, path=str(path)))
 
     def _tell(self, text: str) -> None:
@@ -332,20 +350,22 @@ async def open_source(source: Source, role: str, run: Run) -> DataInfo:
     return info
 
 
-async def _restore(model: Model, run: Run, folder: PhaseFolder) -> Position:
+async def _restore(parts: Parts, run: Run, folder: PhaseFolder) -> Position:
     if not run.resumed:
         return Position()
     found, corrupt = await anyio.to_thread.run_sync(folder.newest)
     for what in corrupt:
         run.bus.publish(Notice(phase=run.phase, text=what))
-    if found is None:
-        return Position()
-    await run.on_device(model.restore, found[0])
-    return found[1]
+    if found:
+        await run.on_device(parts.restore, found[0])
+    return found[1] if found else Position()
 
 
 def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
-    return parts.model.learn(parts.model.annotate(batch, parts.needs), parts.loss)
+    found = parts.model.learn(parts.model.annotate(batch, parts.needs), parts.loss)
+    if parts.memory:
+        parts.memory.learned()
+    return found
 
 
 async def _holdout(parts: Parts, run: Run) -> Batch | None:

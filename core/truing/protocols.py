@@ -117,14 +117,38 @@ class Loss(Protocol):
     def __call__(self, batch: Batch, /) -> LossValue: ...
 
 
+class Memory(Protocol):
+    """What a loss knows beside the batch it is handed: how far learning is, or what it saw before.
+
+    What it sees of a step counts once the step is taken, so a step that was stopped leaves nothing behind.
+    """
+
+    def begin(self, steps: int) -> None:
+        """A phase of so many steps begins."""
+        ...
+
+    def learned(self) -> None:
+        """A step was taken."""
+        ...
+
+    def kept(self) -> Mapping[str, Any]:
+        """All that is needed to go on, as JSON has it: in every checkpoint, and beside the model that was made."""
+        ...
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what was kept."""
+        ...
+
+
 @dataclass(frozen=True)
 class DeclaredLoss:
-    """A loss that is handed the fields it declared, and nothing else."""
+    """A loss that is handed the fields it declared, and nothing else. memory: of a loss that has one."""
 
     function: Loss
     needs: Fields
     whole_step: bool = False
     by_completion: bool = False
+    memory: Memory | None = None
 
     def __call__(self, batch: Batch) -> LossValue:
         return self.function(batch.only(self.needs))

@@ -22,6 +22,7 @@ from truing.protocols import (
     Generator as Generator,
     Loss as Loss,
     LossValue as LossValue,
+    Memory as Memory,
     Model as Model,
     Observer as Observer,
     Optimizer as Optimizer,
@@ -140,16 +141,20 @@ class LossSpec(Spec[Loss], frozen=True, kw_only=True):
     """A loss's target is a plain function: `def hinge(batch, *, beta) -> LossValue`, its keywords named as options.
 
     whole_step: it compares groups with each other, so it must see all of a step at once and not micro-batch by
-    micro-batch. by_completion: it looks at each completion by itself, so a large group may be cut.
+    micro-batch. by_completion: it looks at each completion by itself, so a large group may be cut. remembers: its
+    target is a class made with the options, a function of batches that is a `Memory`, too.
     """
 
     kind: ClassVar[str] = "loss"
     whole_step: ClassVar[bool] = False
     by_completion: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
 
     def build(self, run: Run) -> Loss:
         function = partial(self.implementation(), **msgspec.structs.asdict(self))
-        return DeclaredLoss(function, self.requires(), self.whole_step, self.by_completion)
+        made = function() if self.remembers else function
+        memory = made if self.remembers else None
+        return DeclaredLoss(made, self.requires(), self.whole_step, self.by_completion, memory)
 
 
 class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):
