@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from tests.model.conftest import FAMILIES, pairs
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from truing.errors import UserError
 from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
@@ -69,6 +69,23 @@ def test_a_model_that_is_exact_in_a_shared_row_is_given_shared_rows(family: str,
     model = built(family_folder(family), run)
     assert model.layout == "shared"
     assert model.own_layers is (family != "gpt2")
+
+
+def test_rounding_in_bf16_does_not_hide_that_a_model_is_exact_in_a_shared_row() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=24, num_attention_heads=4, vocab_size=64
+    )
+    model = LlamaForCausalLM(config).bfloat16()
+    for weight in model.parameters():
+        weight.data *= 30
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    decoder = decoder_for(model, "shared", 64)
+    assert decoder is not None
+    assert decoder.own_layers
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight, before[name])
 
 
 def test_a_model_whose_attention_window_is_shorter_than_its_rows_is_given_plain_rows(
