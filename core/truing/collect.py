@@ -20,7 +20,7 @@ from truing.errors import RunFailed
 from truing.events import DataSaved, GroupDropped, GroupWritten, PhaseStarted, StepDone, WaveAdmitted
 from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch
 from truing.journal import PhaseFolder
-from truing.loop import open_source
+from truing.reading import open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Sampling, Stages, Wave, digest_of, numbers_of

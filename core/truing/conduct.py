@@ -22,7 +22,8 @@ from truing.collect import collect
 from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
 from truing.journal import MEMORY, Journal, PhaseFolder, write_whole
-from truing.loop import Parts, offline
+from truing.loop import Parts
+from truing.offline import offline
 from truing.online import online
 from truing.plugins import Plugins
 from truing.recipe import Phase, Recipe

@@ -5,11 +5,10 @@
            +--------------------- a ticket comes back -------------------------------+
 
 What differs between learning from groups that exist and from groups that are sampled is a `Way`: what is made of a
-batch before it is learned from, and what follows a step. The way of groups that exist is here, the other in `online`.
+batch before it is learned from, and what follows a step. They are in `offline` and `online`.
 
-A batch holds a ticket from before it is read until what follows its step is done; there is one more of them than
-batches may be ready ahead, and no more than there are steps left, so nothing is made ready that is not learned from. A
-request to stop is honoured between micro-batches; the checkpoint then taken is that of the last whole step.
+A batch holds a ticket from before it is read (`reading`) until what follows its step is done. A request to stop is
+honoured between micro-batches; the checkpoint then taken is that of the last whole step.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.errors import RunFailed
-from truing.events import CheckpointSaved, DataOpened, Evaluated, GroupDropped, Notice, PhaseStarted, StepDone
+from truing.events import CheckpointSaved, Notice, PhaseStarted, StepDone
 from truing.fields import IDS, VERSION, Batch, Fields
 from truing.journal import MEMORY, PhaseFolder, Position
+from truing.reading import Read, Reading, open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
-from truing.sampling import Metrics, Stages, Wave, timed
+from truing.sampling import Metrics, Stages, timed
 from truing.stage import DataInfo, Loss, Memory, Optimizer, Source
 from truing.until import Watch
 
@@ -69,18 +69,6 @@ class Parts(Stages):
 
 
 @dataclass(frozen=True)
-class Read:
-    """A batch as it was read and encoded, and where the data stands after it: groups read in this epoch."""
-
-    wave: Wave
-    size: int
-    epoch: int
-    read: int
-    dropped: int
-    truncated: int
-
-
-@dataclass(frozen=True)
 class Work:
     """One batch to learn from, and numbers to report with it. failed: groups that a stage failed on. error: the last
     such failure, in words."""
@@ -108,33 +96,6 @@ class Way:
     learned: Callable[[Work, int], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Metrics]]
     ahead: int = 1
-
-
-async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
-    """Learn from groups that exist. Raises RunFailed and UserError."""
-
-    async def begin(start: Position) -> Way:
-        holdout = await _holdout(parts, run)
-        return Way(_as_it_is, _nothing, _at_once, _nothing_follows, lambda step: _evaluate(parts, holdout, run, step))
-
-    await train(parts, loop, run, folder, begin)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
-
-
-def _nothing(wave: int, ids: Sequence[str]) -> None:
-    pass
-
-
-async def _at_once(reads: AsyncIterator[Read], send: MemoryObjectSendStream[Work]) -> None:
-    async for read in reads:
-        await send.send(Work(read, read.wave.prompts, {}))
-
-
-async def _nothing_follows(work: Work, step: int) -> None:
-    pass
 
 
 async def train(
@@ -179,13 +140,13 @@ class Training:
         self._watch = Watch(loop.until, start.watched)
         self.position, self.error = start, ""
         self._saved, self._looked, self._barren = start.step, -1, 0
-        self._tickets = min(way.ahead + 1, steps - start.step)
-        self._free = anyio.Semaphore(self._tickets)
+        tickets = min(way.ahead + 1, steps - start.step)
+        self._reading = Reading(parts, loop, run, start, tickets, way.text, way.admit)
         self._lag = 0.0
 
     async def go(self) -> None:
         """Take the steps."""
-        send, receive = self._run.bus.channel(Work, depth=self._tickets)
+        send, receive = self._run.bus.channel(Work, depth=self._reading.tickets)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._measure_lag)
             tasks.start_soon(self._feed, send)
@@ -222,7 +183,7 @@ class Training:
         if step < self._steps and loop.evaluate_every and step % loop.evaluate_every == 0:
             enough = await self.look(step) or enough
         if not enough:
-            self._give_back(self._steps - step)
+            self._reading.give_back(self._steps - step)
         self.position = msgspec.structs.replace(self._after(work), step=step, watched=self._watch.watched)
         if loop.checkpoint_every and step % loop.checkpoint_every == 0:
             await self._checkpoint()
@@ -237,17 +198,10 @@ class Training:
         self._barren += work.read.size
         hopeless = self._barren >= _PASSES * self._info.groups
         if not hopeless:
-            self._free.release()
+            self._reading.give_back(self._steps - self.position.step)
         elif self.position.step:
             self._tell(f"it ends after step {self.position.step}: the data came round with nothing left to learn from")
         return not hopeless
-
-    def _give_back(self, left: int) -> None:
-        """Give a ticket back, unless there are as many as steps left."""
-        if left >= self._tickets:
-            self._free.release()
-        else:
-            self._tickets -= 1
 
     def _after(self, work: Work) -> Position:
         """Where the data stands after a batch."""
@@ -268,30 +222,9 @@ class Training:
     async def _feed(self, send: MemoryObjectSendStream[Work]) -> None:
         async with send:
             try:
-                await self._way.feed(self._reads(), send)
+                await self._way.feed(self._reading.batches(), send)
             except Stopped:
                 return
-
-    async def _reads(self) -> AsyncIterator[Read]:
-        """Read and encode from where the data stood, a ticket for each batch."""
-        epoch, skip, wave, groups = self.position.epoch, self.position.read, self.position.waves, self.position.groups
-        while self._loop.steps or epoch < (self._loop.epochs or 1):
-            read = 0
-            async for raw in self._parts.source.batches(self._loop.batch, epoch):
-                size = len(raw[IDS])
-                read += size
-                if read <= skip:
-                    continue
-                await self._free.acquire()
-                wave += 1
-                self._way.admit(wave, raw[IDS])
-                encoded = await anyio.to_thread.run_sync(self._parts.model.encode, self._way.text(raw))
-                for group, reason in encoded.dropped:
-                    self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=wave))
-                taken = Wave(wave, groups, encoded.batch)
-                yield Read(taken, size, epoch, read, len(encoded.dropped), encoded.truncated)
-                groups += size
-            epoch, skip = epoch + 1, 0
 
     async def _step(self, work: Work, step: int) -> Metrics:
         """One optimizer step and its numbers; none if the run was asked to stop meanwhile."""
@@ -340,16 +273,6 @@ async def _next(receive: MemoryObjectReceiveStream[Work], run: Run) -> Work | No
         return None
 
 
-async def open_source(source: Source, role: str, run: Run) -> DataInfo:
-    info = await run.or_stopped(source.open)
-    if info is None:
-        raise Stopped
-    run.bus.publish(DataOpened(phase=run.phase, role=role, **info._asdict()))
-    if info.groups == 0:
-        raise RunFailed(f"the {role} {info.origin} has no groups to learn from")
-    return info
-
-
 async def _restore(parts: Parts, run: Run, folder: PhaseFolder) -> Position:
     if not run.resumed:
         return Position()
@@ -366,33 +289,3 @@ def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
     if parts.memory:
         parts.memory.learned()
     return found
-
-
-async def _holdout(parts: Parts, run: Run) -> Batch | None:
-    """The whole holdout as one batch, encoded and annotated once."""
-    if parts.holdout is None:
-        return None
-    info = await open_source(parts.holdout, "holdout", run)
-    async for raw in parts.holdout.batches(info.groups, 0):
-        encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
-        if encoded.dropped:
-            what = (
-                f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"
-            )
-            run.bus.publish(Notice(phase=run.phase, text=what))
-        if not encoded.batch[IDS]:
-            raise RunFailed(f"every group of the holdout {info.origin} was dropped: {encoded.dropped[0][1]}")
-        return await run.on_device(parts.model.annotate, encoded.batch, parts.needs)
-    return None
-
-
-async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) -> Metrics:
-    if holdout is None or run.stop:
-        return {}
-    try:
-        with timed(run, "evaluate"):
-            metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
-    except Stopped:
-        return {}
-    run.bus.publish(Evaluated(phase=run.phase, step=step, metrics=dict(metrics)))
-    return metrics

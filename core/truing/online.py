@@ -27,7 +27,8 @@ from truing.errors import RunFailed, first_cause
 from truing.events import Evaluated, GroupDropped, GroupFailed, GroupTrained, Notice, WaveAdmitted
 from truing.fields import IDS, Batch
 from truing.journal import PhaseFolder, Position
-from truing.loop import Parts, Read, Way, Work, open_source, train
+from truing.loop import Parts, Way, Work, train
+from truing.reading import Read, open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, Sampling, Wave, digest_of, numbers_of, timed

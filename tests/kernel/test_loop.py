@@ -27,7 +27,8 @@ from truing.events import (
 )
 from truing.fields import LOGPROBS, Batch, Fields, fields
 from truing.journal import PhaseFolder
-from truing.loop import Parts, offline
+from truing.loop import Parts
+from truing.offline import offline
 from truing.recipe import Loop
 from truing.run import Run, Stop, Stopped
 from truing.stage import Loss
