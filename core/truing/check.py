@@ -38,7 +38,7 @@ _MENDS = {
     "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
 _LOOK = "add a [holdout], and say with loop.evaluate_every how often to look at it"
-_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "until")
+_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "until", "best")
 
 
 def check(
@@ -130,6 +130,13 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
             yield Problem(where, what, "say one of above, below and patience; another condition is a table of its own")
         if condition.metric.startswith(HELD_OUT) and (phase.holdout is None or not loop.evaluate_every):
             yield Problem(where, f'loop.until waits for "{condition.metric}", and nobody looks', _LOOK)
+    if loop.best:
+        where = document.where(*phase.table("loop", "best"))
+        if not loop.best.metric.startswith(HELD_OUT):
+            what = f'loop.best is told by a look at the holdout, and "{loop.best.metric}" is of a step'
+            yield Problem(where, what, f'write "{HELD_OUT}{loop.best.metric}"')
+        elif phase.holdout is None:
+            yield Problem(where, "loop.best is told by a look at the holdout, and there is none", _LOOK)
     if loop.staleness and phase.generator is None:
         where = document.where(*phase.table("loop", "staleness"))
         yield Problem(where, "loop.staleness is of completions that are sampled", "add a [generator], or take it out")

@@ -137,6 +137,15 @@ class CheckpointSaved(Event, frozen=True, kw_only=True):
     path: str
 
 
+class BestKept(Event, frozen=True, kw_only=True):
+    """A look at the holdout was better than all before it, and its weights were kept (`loop.best`)."""
+
+    phase: str
+    step: int
+    metric: str
+    value: float
+
+
 class ModelSaved(Event, frozen=True, kw_only=True):
     phase: str
     path: str

@@ -5,6 +5,7 @@
     <run>/events.jsonl     every event, one line each
     <run>/<phase>/checkpoints/step-000012/    what a phase goes on from      model/   what it made, or
     <run>/<phase>/batches.jsonl               what it has written so far     data/    what it wrote: groups.jsonl
+    <run>/<phase>/best/                       the best look so far; every checkpoint has that which it knew
 
 A folder is written under another name, synced, and renamed: it is whole or it is not there.
 """
@@ -26,7 +27,7 @@ from truing import events
 from truing.errors import Problem, RunFailed, UserError
 from truing.events import Event
 from truing.recipe import Recipe
-from truing.until import Watched
+from truing.until import Mark, Watched
 
 FORMAT = 1
 GROUPS = "groups.jsonl"
@@ -59,7 +60,7 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     """Where a phase stood at a checkpoint.
 
     read: groups read in this epoch. waves, groups: batches and groups read in all epochs. dropped, failed: groups that
-    were lost so far, and truncated: completions that were cut. watched: what it waits for.
+    were lost so far, and truncated: completions that were cut. watched: what it waits for. best: the best look.
     """
 
     step: int = 0
@@ -71,6 +72,7 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     failed: int = 0
     truncated: int = 0
     watched: Watched = {}
+    best: Mark | None = None
 
 
 class Journal:
@@ -186,6 +188,7 @@ class PhaseFolder:
         self.model = folder / "model"
         self.data = folder / "data"
         self._checkpoints = folder / "checkpoints"
+        self._best = folder / "best"
         self._batches = folder / "batches.jsonl"
 
     @property
@@ -199,12 +202,34 @@ class PhaseFolder:
         def whole(folder: Path) -> None:
             write(folder)
             (folder / "position.json").write_bytes(msgspec.json.encode(position))
-            (folder / SUMS).write_text("".join(f"{sum_of(folder / name)}  {name}\n" for name in _files(folder)))
+            if position.best:
+                _link(self._best, folder / "best")
+            _sum(folder)
 
         path = write_whole(self._checkpoints / f"step-{position.step:06d}", whole)
         for old in self._all()[:-keep]:
             shutil.rmtree(old)
         return path
+
+    def keep_best(self, write: Callable[[Path], None]) -> None:
+        """Keep the weights of the best look so far with `write`, in place of those before."""
+
+        def whole(folder: Path) -> None:
+            write(folder)
+            _sum(folder)
+
+        write_whole(self._best, whole)
+
+    def best(self) -> Path:
+        """Where the best look is kept. Raises RunFailed when it is not whole."""
+        if found := _corrupt(self._best):
+            raise RunFailed(f"the best look is corrupt, and a resume takes an earlier checkpoint: {found}")
+        return self._best
+
+    def back_to(self, checkpoint: Path) -> None:
+        """Have the best look be that which a checkpoint knew."""
+        if (checkpoint / "best").exists():
+            write_whole(self._best, lambda folder: _link(checkpoint / "best", folder))
 
     def newest(self) -> tuple[tuple[Path, Position] | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with those after it. Raises RunFailed when there are
@@ -220,8 +245,9 @@ class PhaseFolder:
         return None, []
 
     def forget(self) -> None:
-        """Remove the checkpoints of a phase that is done."""
+        """Remove the checkpoints of a phase that is done, and its best look."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
+        shutil.rmtree(self._best, ignore_errors=True)
 
     def batches(self) -> int:
         """How many batches of data are written. One that was torn by a crash is taken away."""
@@ -278,6 +304,22 @@ def sum_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same files in another folder, either of which may be removed; where links are known they take no space."""
+
+    def one(name: str, other: str) -> None:
+        try:
+            os.link(name, other)
+        except OSError:
+            shutil.copy2(name, other)
+
+    shutil.copytree(source, target, copy_function=one, dirs_exist_ok=True)
+
+
+def _sum(folder: Path) -> None:
+    (folder / SUMS).write_text("".join(f"{sum_of(folder / name)}  {name}\n" for name in _files(folder)))
 
 
 def _files(folder: Path) -> list[str]:

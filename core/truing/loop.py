@@ -24,7 +24,7 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.errors import RunFailed
-from truing.events import CheckpointSaved, Notice, PhaseStarted, StepDone
+from truing.events import BestKept, CheckpointSaved, Notice, PhaseStarted, StepDone
 from truing.fields import IDS, VERSION, Batch, Fields
 from truing.journal import MEMORY, PhaseFolder, Position
 from truing.reading import Read, Reading, open_source
@@ -32,7 +32,7 @@ from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, Stages, timed
 from truing.stage import DataInfo, Loss, Memory, Optimizer, Source
-from truing.until import Watch
+from truing.until import Mark, Watch
 
 _PASSES = 2
 """how often the data may come round with no group left to learn from before the phase ends"""
@@ -137,7 +137,7 @@ class Training:
     ) -> None:
         self._parts, self._loop, self._run, self._folder, self._way = parts, loop, run, folder, way
         self._steps, self._info = steps, info
-        self._watch = Watch(loop.until, start.watched)
+        self._watch, self._best = Watch(loop.until, start.watched), start.best
         self.position, self.error = start, ""
         self._saved, self._looked, self._barren = start.step, -1, 0
         tickets = min(way.ahead + 1, steps - start.step)
@@ -161,14 +161,24 @@ class Training:
         """Evaluate; why it is enough, "" if it is not, or if there was nothing to look at."""
         self._looked = step
         metrics = await self._way.evaluate(step)
-        return self._watch.enough(metrics, held_out=True) if metrics else ""
+        if not metrics:
+            return ""
+        if self._loop.best and (mark := self._loop.best.better(step, metrics, self._best)):
+            await self._keep(mark, self._loop.best.metric)
+        return self._watch.enough(metrics, held_out=True)
 
     async def end(self) -> None:
-        """Look once more, and keep what a stop would lose."""
-        if self._looked != self.position.step:
-            await self.look(self.position.step)
-        if self._run.stop and self.position.step > self._saved:
-            await self._checkpoint()
+        """Look once more, and keep what a stop would lose, or go back to the best look."""
+        last, run = self.position.step, self._run
+        if self._looked != last:
+            await self.look(last)
+        if run.stop:
+            if last > self._saved:
+                await self._checkpoint()
+        elif self._loop.best and self._best and self._best.step != last:
+            await run.on_device(self._parts.restore, await run.on_device(self._folder.best))
+            step, value = self._best
+            self._tell(f"the model is that of step {step}, the best look: {self._loop.best.metric} was {value:.4g}")
 
     async def _take(self, work: Work) -> bool:
         """Learn from a batch; whether there is more to do."""
@@ -184,7 +194,9 @@ class Training:
             enough = await self.look(step) or enough
         if not enough:
             self._reading.give_back(self._steps - step)
-        self.position = msgspec.structs.replace(self._after(work), step=step, watched=self._watch.watched)
+        self.position = msgspec.structs.replace(
+            self._after(work), step=step, watched=self._watch.watched, best=self._best
+        )
         if loop.checkpoint_every and step % loop.checkpoint_every == 0:
             await self._checkpoint()
         if enough:
@@ -261,6 +273,13 @@ class Training:
             path = await self._run.on_device(self._folder.save, self.position, self._parts.keep, self._loop.keep)
         self._run.bus.publish(CheckpointSaved(phase=self._run.phase, step=self.position.step, path=str(path)))
 
+    async def _keep(self, mark: Mark, metric: str) -> None:
+        """Keep the weights of a look that was better than all before it."""
+        self._best = mark
+        with timed(self._run, "checkpoint"):
+            await self._run.on_device(self._folder.keep_best, self._parts.keep)
+        self._run.bus.publish(BestKept(phase=self._run.phase, step=mark.step, metric=metric, value=mark.value))
+
     def _tell(self, text: str) -> None:
         self._run.bus.publish(Notice(phase=self._run.phase, text=text))
 
@@ -280,6 +299,7 @@ async def _restore(parts: Parts, run: Run, folder: PhaseFolder) -> Position:
     for what in corrupt:
         run.bus.publish(Notice(phase=run.phase, text=what))
     if found:
+        await anyio.to_thread.run_sync(folder.back_to, found[0])
         await run.on_device(parts.restore, found[0])
     return found[1] if found else Position()
 

@@ -37,7 +37,7 @@ from truing.stage import (
     Spec,
     component_of,
 )
-from truing.until import Until
+from truing.until import Best, Until
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -65,6 +65,10 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     until: Annotated[
         list[Until], Meta(description="conditions on the phase's own metrics, the first of which ends it early")
     ] = []
+    best: Annotated[
+        Best | None,
+        Meta(description="the look at the holdout whose weights become the model; none: the last step's do"),
+    ] = None
     failures: Annotated[
         Failures,
         Meta(description="with a generator or a scorer: on how many groups they may fail, and how long they may take"),

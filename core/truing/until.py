@@ -1,4 +1,4 @@
-"""When a phase has learned enough: conditions on its own metrics that end it before its steps are over.
+"""When a phase has learned enough, and which of its looks was best: conditions on its own metrics.
 
 The loop asks after every step and every look at the holdout, not an observer on its own time, so a run ends at the same
 step whenever it is run, and a resumed one where it would have ended.
@@ -6,8 +6,9 @@ step whenever it is run, and a resumed one where it would have ended.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +41,28 @@ class Until(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return f"{self.metric} {'up' if self.larger_is_better else 'down'} {self.patience}"
 
 
+class Mark(NamedTuple):
+    """A look and what it found."""
+
+    step: int
+    value: float
+
+
+class Best(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By what the best look is told. Of looks that are alike the first is best."""
+
+    metric: Annotated[str, Meta(description="a metric of the holdout, with holdout/ before it: holdout/score")]
+    larger_is_better: Annotated[bool, Meta(description="whether the best is the largest")] = True
+
+    def better(self, step: int, metrics: Mapping[str, float], than: Mark | None) -> Mark | None:
+        """A look, if it is better than the best before it. Raises RunFailed for a metric that nobody reports."""
+        value = _reported("best", self.metric, metrics)
+        if math.isnan(value):
+            return None
+        better = than is None or (value > than.value if self.larger_is_better else value < than.value)
+        return Mark(step, value) if better else None
+
+
 class Watch:
     """The conditions of a phase while it runs. watched: what is known from before a resume."""
 
@@ -53,11 +76,7 @@ class Watch:
         for condition in self._conditions:
             if condition.metric.startswith(HELD_OUT) != held_out:
                 continue
-            key = condition.metric.removeprefix(HELD_OUT)
-            if key not in metrics:
-                known = ", ".join(sorted(metrics))
-                raise RunFailed(f'loop.until waits for "{condition.metric}", and what is reported is {known}')
-            told = told or self._judged(condition, metrics[key])
+            told = told or self._judged(condition, _reported("until", condition.metric, metrics))
         return told
 
     def _judged(self, condition: Until, value: float) -> str:
@@ -71,3 +90,10 @@ class Watch:
         best, since = (value, 0) if better else (best, since + 1)
         self.watched[condition.name] = best, since
         return f"{said}, and for {since} looks was no better than {best:.4g}" if since == condition.patience else ""
+
+
+def _reported(option: str, name: str, metrics: Mapping[str, float]) -> float:
+    key = name.removeprefix(HELD_OUT)
+    if key not in metrics:
+        raise RunFailed(f'loop.{option} waits for "{name}", and what is reported is {", ".join(sorted(metrics))}')
+    return metrics[key]

@@ -13,7 +13,7 @@ from truing.plugins import Plugins, discover
 from truing.recipe import Loop
 from truing.registry import Option, doc, options, sample
 from truing.stage import KINDS, AnySpec
-from truing.until import Until
+from truing.until import Best, Until
 
 PROTOCOLS: dict[str, Sequence[type[Any]]] = {
     "source": (stage.Source, stage.DataInfo),
@@ -67,6 +67,11 @@ def failures() -> str:
 def until() -> str:
     """The options of a condition that ends a phase."""
     return table(options(Until))
+
+
+def best() -> str:
+    """The options of the best look."""
+    return table(options(Best))
 
 
 def table(some: Iterable[Option]) -> str:

@@ -6,6 +6,7 @@ A line `<!-- told: WHAT ARGUMENT -->` in a page is replaced, before it is parsed
     contract KIND     what a stage of a kind must do
     loop              the options of [loop]
     until             the options of a condition that ends a phase
+    best              the options of the best look
     failures          what may go wrong before a phase does
     fields            the vocabulary of a batch
     events            every event with its members
@@ -34,6 +35,7 @@ TELLERS: dict[str, Callable[..., str]] = {
     "contract": catalogue.contract,
     "loop": catalogue.loop,
     "until": catalogue.until,
+    "best": catalogue.best,
     "failures": catalogue.failures,
     "fields": tellings.fields,
     "events": tellings.events,

@@ -23,6 +23,9 @@ from truing_model.forward import HEADS
 from truing_model.loading import load_scorer, numbers_of
 from truing_model.lora import keep_head
 
+SEEN = "seen.json"
+"""of a checkpoint: what the model said of its holdout"""
+
 
 class Seen(NamedTuple):
     """What a model of this version said of its holdout."""
@@ -49,6 +52,18 @@ class RewardModel(CausalLm):
             return loss(whole)
 
         return super().measure(batch, watched)
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write what is needed to go on, and what was last said of the holdout: a phase may end with these weights."""
+        super().checkpoint(folder)
+        if self._seen:
+            (folder / SEEN).write_bytes(msgspec.json.encode(self._seen))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        super().restore(folder)
+        kept = folder / SEEN
+        self._seen = msgspec.json.decode(kept.read_bytes(), type=Seen) if kept.exists() else None
 
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads, and the scale of the scores if there was a holdout. The head is in

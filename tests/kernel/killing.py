@@ -4,7 +4,7 @@
 
 Torch is imported once and each go is a fork of this process. Every other run samples ahead. A kill comes after a
 random time, or at a moment that is hard to hit by chance: while a checkpoint is written or renamed, while the
-sampler takes new weights, between sampling and learning, and between a step and its event.
+sampler takes new weights, between sampling and learning, between a step and its event, and when the best look is kept.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ seed = 3
 [source]
 use = "jsonl"
 path = "{rows}"
+
+[holdout]
+use = "jsonl"
+path = "{rows}"
+limit = 3
 
 [model]
 use = "scratch-lm"
@@ -59,10 +64,13 @@ use = "group-relative"
 [loop]
 batch = 2
 steps = 6
+evaluate_every = 1
 checkpoint_every = 1
+best = {{metric = "holdout/score", larger_is_better = false}}
 staleness = {staleness}
 """
-MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event")
+PRINTABLE = "".join(map(chr, range(32, 127)))
+MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event", "best")
 
 
 def die_at(moment: str, hit: int) -> None:
@@ -87,6 +95,7 @@ def die_at(moment: str, hit: int) -> None:
         "take": (Voice, "take"),
         "score": (sampling.Sampling, "scored"),
         "event": (journal.Journal, "record"),
+        "best": (journal.PhaseFolder, "keep_best"),
     }
     where, name = places[moment]
     setattr(where, name, deadly(getattr(where, name)))
@@ -126,7 +135,8 @@ def fresh(root: Path, name: str, staleness: int) -> Path:
     from truing.recipe import read
 
     rows = root / "rows.jsonl"
-    told = [{"id": f"sum{at}", "prompt": f"{at}+{at}=", "completion": str(2 * at)} for at in range(8)]
+    # Whatever a fresh model writes is somewhat like these, more or less: so the weights move from the first step on.
+    told = [{"id": f"row{at}", "prompt": f"{at}+{at}=", "completion": PRINTABLE[at:]} for at in range(8)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in told))
     recipe = read(RECIPE.format(rows=rows, staleness=staleness), name, discover())
     return Journal.create(root / name, recipe, {}).folder
@@ -136,7 +146,7 @@ def came_to(folder: Path) -> dict[str, Any]:
     """What a run left: its status, the sum of its weights, what each step learned from, and how its groups ended."""
     from scenes import ends
 
-    from truing.events import GroupTrained, StepDone
+    from truing.events import BestKept, GroupTrained, StepDone
     from truing.journal import Journal
 
     events = [event for _, event in Journal(folder).events()]
@@ -149,6 +159,7 @@ def came_to(folder: Path) -> dict[str, Any]:
         "steps": {step: [steps[step].ids, steps[step].digest] for step in sorted(steps)},
         "ends": sorted(ends(events).items()),
         "oldest": max(ages),
+        "best": [event.step for event in events if isinstance(event, BestKept)][-1],
         "checkpoints": len(list(folder.rglob("checkpoints"))),
     }
 

@@ -50,7 +50,7 @@ def test_killed_at_random_moments_a_run_goes_on_to_where_it_would_have_come(tmp_
         assert run["ends"] == uninterrupted["ends"], told
         if run["staleness"] == 0:
             assert run["steps"] == uninterrupted["steps"], told
-            assert run["weights"] == uninterrupted["weights"], told
+            assert (run["weights"], run["best"]) == (uninterrupted["weights"], uninterrupted["best"]), told
 
 
 # --- checkpoints that rot ---------------------------------------------------------------------------------------------

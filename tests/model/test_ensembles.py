@@ -168,8 +168,12 @@ def test_the_scale_is_that_of_the_holdout_after_the_last_step_and_of_nothing_old
     with pytest.raises(UserError, match="cannot be made probabilities"):
         scored(run, str(tmp_path / "measured"), batch, "calibrated")
     model.attach(AdamW(lr=1e-2).build(run), 1)
+    (tmp_path / "kept").mkdir()
+    model.checkpoint(tmp_path / "kept")
     model.learn(batch, prefer)
     assert "scale" not in model.export(tmp_path / "older")
+    model.restore(tmp_path / "kept")
+    assert model.export(tmp_path / "again")["scale"] == msgspec.to_builtins(found)
 
 
 def test_members_of_other_scales_become_comparable(family_folder: Any, run: Run, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def _facts(phase: PhaseSummary) -> Iterator[tuple[str, str]]:
         yield "speed", f"{phase.tokens_per_second:,.0f} tokens/s, {phase.step_seconds:.3g} s a step (medians)"
     for alarm in phase.alarms:
         yield "alarm", f"step {alarm.step}, {alarm.name}: {alarm.text}"
+    if phase.best:
+        yield "best look", f"step {phase.best.step:,}: {phase.best.metric} is {phase.best.value:.4g}"
     if phase.checkpoint:
         yield "checkpoint", phase.checkpoint
     if phase.model:

@@ -14,6 +14,7 @@ import msgspec
 
 from truing.events import (
     Alarm,
+    BestKept,
     CheckpointSaved,
     DataOpened,
     DataSaved,
@@ -69,6 +70,7 @@ class PhaseSummary(msgspec.Struct):
     step_seconds: float | None = None
     alarms: list[Alarm] = []
     checkpoint: str = ""
+    best: BestKept | None = None
     model: str = ""
     written: DataSaved | None = None
 
@@ -125,6 +127,7 @@ class _Phase:
         self._told = PhaseSummary(name)
         self._steps: Points = {}
         self._looks: Points = {}
+        self._bests: dict[int, BestKept] = {}
         self._dropped: dict[str, str] = {}
         self._failed: dict[tuple[int, str], str] = {}
         self._data: dict[str, DataOpened] = {}
@@ -139,10 +142,13 @@ class _Phase:
                 told.status, told.steps, self._began = "begun", event.steps, event.time
                 self._steps = {step: metrics for step, metrics in self._steps.items() if step <= event.start}
                 self._looks = {step: metrics for step, metrics in self._looks.items() if step <= event.start}
+                self._bests = {step: best for step, best in self._bests.items() if step <= event.start}
             case StepDone():
                 self._steps[event.step] = event.metrics
             case Evaluated():
                 self._looks[event.step] = event.metrics
+            case BestKept():
+                self._bests[event.step] = event
             case GroupDropped():
                 self._dropped[event.id] = event.reason
             case GroupFailed():
@@ -170,6 +176,7 @@ class _Phase:
     def summary(self) -> PhaseSummary:
         told = self._told
         told.step = max(self._steps, default=0)
+        told.best = self._bests[max(self._bests)] if self._bests else None
         told.data = list(self._data.values())
         told.dropped = dict(Counter(self._dropped.values()).most_common())
         told.failed = dict(Counter(self._failed.values()).most_common())
