@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from truing.stage import (
         AdvantageSpec as AdvantageSpec,
         AnySpec as AnySpec,
+        EnvironmentSpec as EnvironmentSpec,
         Fault as Fault,
         GeneratorSpec as GeneratorSpec,
         LossSpec as LossSpec,
@@ -50,6 +51,7 @@ _HOMES = {
     "stage": (
         "AdvantageSpec",
         "AnySpec",
+        "EnvironmentSpec",
         "Fault",
         "GeneratorSpec",
         "LossSpec",

@@ -210,9 +210,10 @@ def _contract(
         for table, spec in phase.parts():
             if table in past:
                 continue
-            for form in spec.refuses.keys() & have:
-                what = f'{table} "{spec.name}" cannot take {form}'
-                yield Problem(document.where(*phase.table(first)), what, spec.refuses[form])
+            for _, inside in within(spec):
+                for form in inside.refuses.keys() & have:
+                    what = f'{inside.kind} "{inside.name}" cannot take {form}'
+                    yield Problem(document.where(*phase.table(first)), what, inside.refuses[form])
             for need in sorted(spec.requires() - have, key=lambda field: field.name):
                 what = f'{table} "{spec.name}" needs {need}, and no earlier stage provides it'
                 if first == "holdout" and need in (phase.source.provides() if phase.source else ()):

@@ -9,6 +9,7 @@ G rollouts). On a batch every field is flat: no padding, no masks. `dims` says a
     prompt_token  prompt tokens of all groups laid end to end; `PROMPT_GROUP` says of which prompt
     pair          one per comparison; `CHOSEN` and `REJECTED` say which completions
     step          one per reasoning step that is judged; `STEP_SEQ` says of which completion
+    heard         tokens that an environment put between those of a completion; `HEARD_BEFORE` says in front of which
 
 A field whose values are positions along another dim says so with `into`, so a batch can be cut and joined by anybody
 who knows only this table (`truing_tensor.groups`).
@@ -163,7 +164,17 @@ STEP_SCORES: Field[Tensor] = Field("step_scores", "step", "float32")
 STEP_LOGITS: Field[Tensor] = Field("step_logits", "step", "float32")
 """[step, 3]: logits of a step being wrong, neutral, right."""
 FINISH: Field[list[str]] = Field("finish", "seq")
-"""Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`."""
+"""Why a completion ended: `end` (its end token), `stop` (a stop string) or `length`; of several turns also `turns`, the
+most there may be, or `heard`, more than there was room for."""
+TURNS: Field[Tensor] = Field("turns", "seq", "int64")
+"""How often the model spoke in a completion; an environment answered in between."""
+HEARD: Field[Tensor] = Field("heard", "heard", "int64")
+"""What an environment said, as tokens: the model reads them, and they are none of its own. Nothing that runs along
+`token` has an entry for them, so no loss, estimate or length ever counts one."""
+HEARD_BEFORE: Field[Tensor] = Field("heard_before", "heard", "int64", into="token")
+"""In front of which of the model's own tokens each stands."""
+EARNED: Field[Tensor] = Field("earned", "seq", "float32")
+"""What an environment gave for a completion, the rewards of its turns added up."""
 VERSION: Field[Tensor] = Field("version", "seq", "int64")
 """The version of the weights under which the first token of a completion was drawn."""
 OPPONENT: Field[Tensor] = Field("opponent", "seq", "int64")
@@ -200,5 +211,6 @@ BELONGS: Mapping[str, tuple[str, Field[Any]]] = {
     "prompt_token": ("group", PROMPT_GROUP),
     "pair": ("seq", CHOSEN),
     "step": ("seq", STEP_SEQ),
+    "heard": ("token", HEARD_BEFORE),
 }
 """For every dim, the one it lies inside and the field that says where."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from truing.events import Event
-from truing.fields import Batch, Fields
+from truing.fields import Batch, Fields, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,54 @@ class Generator(Protocol):
 
     async def sync_weights(self, weights: Weights) -> None:
         """Sample from these weights from now on."""
+        ...
+
+
+class Task(NamedTuple):
+    """What a rollout is about: its prompt, the answer and whatever else its source knows, and a seed of its own."""
+
+    id: str
+    prompt: Text
+    answer: Text
+    metadata: Mapping[str, Any]
+    seed: int
+
+
+class Said(NamedTuple):
+    """A turn of the model. ended_by: the stop string that ended it, which `text` does not have; "": its end token."""
+
+    text: str
+    ended_by: str = ""
+
+
+class Reply(NamedTuple):
+    """What a turn is answered. text: what the model reads next. done: there is no next turn. reward: for this turn.
+    role: as whom, in a conversation."""
+
+    text: str = ""
+    done: bool = False
+    reward: float = 0.0
+    role: str = "user"
+
+
+class Episode(Protocol):
+    """One rollout in an environment."""
+
+    async def step(self, said: Said) -> Reply:
+        """Answer a turn."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds. Called once, also where a rollout was cut short or something failed."""
+        ...
+
+
+class Environment(Protocol):
+    """What a model speaks to in rollouts of several turns: a tool, a game, a user that is played."""
+
+    async def reset(self, task: Task) -> Episode:
+        """Begin a rollout. It may depend on the task alone, so that a run can be replayed. What it or a step raises
+        costs the group."""
         ...
 
 

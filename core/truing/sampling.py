@@ -26,6 +26,7 @@ from truing.fields import (
     COMPLETIONS,
     FINISH,
     GROUP,
+    HEARD,
     IDS,
     OPPONENT,
     SCORE_PARTS,
@@ -33,6 +34,7 @@ from truing.fields import (
     SCORES_STD,
     SEEDS,
     TOKENS,
+    TURNS,
     Batch,
 )
 from truing.groups import plain
@@ -141,7 +143,7 @@ def prompts_of(batch: Batch) -> Batch:
 
 def digest_of(batch: Batch) -> str:
     """A short name for exactly these completions, tokens and scores, whatever they were made by."""
-    told = [batch[IDS], batch[COMPLETIONS], *(plain(batch[key]) for key in (TOKENS, SCORES) if key in batch)]
+    told = [batch[IDS], batch[COMPLETIONS], *(plain(batch[key]) for key in (TOKENS, HEARD, SCORES) if key in batch)]
     return hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
 
 
@@ -150,7 +152,10 @@ def numbers_of(wave: Batch) -> dict[str, float]:
     own = [not at for at in _numbers(wave[OPPONENT])] if OPPONENT in wave else [True] * len(wave[COMPLETIONS])
     found = {"sample/length": len(wave[TOKENS]) / len(own)}
     if FINISH in wave:
-        found["sample/cut"] = fmean(float(finish == "length") for finish in compress(wave[FINISH], own))
+        found["sample/cut"] = fmean(float(finish not in ("end", "stop")) for finish in compress(wave[FINISH], own))
+    if TURNS in wave:
+        found["sample/turns"] = fmean(_numbers(wave[TURNS]))
+        found["sample/heard"] = len(wave[HEARD]) / len(own)
     if SCORES in wave:
         scores = list(compress(_numbers(wave[SCORES]), own))
         found["score"] = fmean(scores)

@@ -13,12 +13,14 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, cast,
 
 import msgspec
 
-from truing.fields import Field, Fields, fields
+from truing.fields import HEARD, Field, Fields, fields
 from truing.protocols import (
     AdvantageEstimator as AdvantageEstimator,
     DataInfo as DataInfo,
     DeclaredLoss as DeclaredLoss,
     Encoded as Encoded,
+    Environment as Environment,
+    Episode as Episode,
     Generator as Generator,
     Loss as Loss,
     LossValue as LossValue,
@@ -26,8 +28,11 @@ from truing.protocols import (
     Model as Model,
     Observer as Observer,
     Optimizer as Optimizer,
+    Reply as Reply,
+    Said as Said,
     Scorer as Scorer,
     Source as Source,
+    Task as Task,
     Term as Term,
     Weights as Weights,
 )
@@ -124,6 +129,22 @@ class SourceSpec(Spec[Source], frozen=True, kw_only=True):
 class GeneratorSpec(Spec[Generator], frozen=True, kw_only=True):
     kind: ClassVar[str] = "generator"
 
+    def one_turn(self, option: str) -> Iterable[Fault]:
+        """A fault of whoever holds it as an `option` and hands on what it writes under other prompts, without what an
+        environment said."""
+        if HEARD in self.provides():
+            yield Fault(option, "an environment answers what it writes, and that is lost here", "take it out there")
+
+
+class EnvironmentSpec(Spec[Environment], frozen=True, kw_only=True):
+    """Written inside of the generator whose completions it answers: `[generator.environment]`."""
+
+    kind: ClassVar[str] = "environment"
+
+    def stops(self) -> Sequence[str]:
+        """Strings that end a turn, beside the model's end token."""
+        return ()
+
 
 class ScorerSpec(Spec[Scorer], frozen=True, kw_only=True):
     kind: ClassVar[str] = "scorer"
@@ -211,6 +232,7 @@ KINDS: Mapping[str, type[AnySpec]] = {
     for kind in (
         SourceSpec,
         GeneratorSpec,
+        EnvironmentSpec,
         ScorerSpec,
         AdvantageSpec,
         LossSpec,

@@ -18,6 +18,7 @@ from truing.until import Best, Until
 PROTOCOLS: dict[str, Sequence[type[Any]]] = {
     "source": (stage.Source, stage.DataInfo),
     "generator": (stage.Generator,),
+    "environment": (stage.Environment, stage.Episode, stage.Task, stage.Said, stage.Reply),
     "scorer": (stage.Scorer,),
     "advantage": (stage.AdvantageEstimator,),
     "loss": (stage.Loss, stage.LossValue, stage.Term),

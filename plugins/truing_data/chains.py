@@ -28,7 +28,8 @@ def load(spec: ArithmeticChains) -> Loaded:
     for number, question in enumerate(_questions(spec)):
         if number >= spec.skip:
             said = question if spec.chat else question + "\n"
-            prompt, completions = laid_out(said, ["\n".join(map(str, totals(question)))], spec)
+            steps = calls(question) if spec.form == "calls" else list(map(str, totals(question)))
+            prompt, completions = laid_out(said, ["\n".join(steps)], spec)
             groups.append(Group(id=f"chain-{spec.seed}-{number}", prompt=prompt, completions=completions))
         if len(groups) == spec.size:
             break
@@ -38,6 +39,15 @@ def load(spec: ArithmeticChains) -> Loaded:
 def totals(question: str) -> list[int]:
     """The steps of a question: those of "47 +3 -8" are 50 and 42."""
     return list(accumulate(map(int, question.split())))[1:]
+
+
+def calls(question: str) -> list[str]:
+    """What a calculator is asked and says, and the answer: of "47 +3 -8" it is "47+3=50", "50-8=42" and "42"."""
+    start, *terms = question.split()
+    found = totals(question)
+    before = [start, *map(str, found)]
+    steps = [f"{total}{term}={after}" for total, term, after in zip(before, terms, found, strict=False)]
+    return [*steps, before[-1]]
 
 
 def right_steps(question: str, solution: str) -> list[bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -18,6 +18,8 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     "47 +3 -8" is answered by the lines "50" and "42". A step is right if it is the total before it with the next number
     added or taken away; one that is wrong stays in all that follow. For trying out what judges steps.
 
+    With `form = "calls"` a step is a call of a calculator, "47+3=50", and the last total stands on a line of its own.
+
     The questions of one source are all different. A holdout with the same options whose `skip` is the source's `size`
     therefore asks nothing that was trained on; another `seed` may repeat a question by chance.
     """
@@ -28,6 +30,10 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     operations: Annotated[int, Meta(ge=1, description="numbers to add or take away, each a step")] = 6
     digits: Annotated[int, Meta(ge=1, le=9, description="digits of every total")] = 2
     largest: Annotated[int, Meta(ge=1, description="largest number to add or take away; the smallest is 1")] = 9
+    form: Annotated[
+        Literal["totals", "calls"],
+        Meta(description="what a line of a demonstration is: a total, or what the calculator was asked and said"),
+    ] = "totals"
     size: Annotated[int, Meta(ge=1, description="how many questions")] = 512
     skip: Annotated[
         int, Meta(ge=0, description="questions left out at the start; for a holdout, the `size` of the source")

@@ -66,6 +66,7 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
             principles(self.constitution)
         except Unfit as error:
             yield Fault("constitution", str(error), error.mend)
+        yield from self.generator.one_turn("generator")
         if getattr(self.generator, "samples", 1) != 1:
             what = "each answer is criticised by itself, so of everything one is written"
             yield Fault("generator", what, "set samples = 1 in it, and samples here to how many answers are revised")

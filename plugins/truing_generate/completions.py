@@ -14,8 +14,11 @@ import torch
 
 from truing.fields import (
     COMPLETIONS,
+    EARNED,
     FINISH,
     GROUP,
+    HEARD,
+    HEARD_BEFORE,
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
@@ -25,29 +28,35 @@ from truing.fields import (
     SEEDS,
     SEQ,
     TOKENS,
+    TURNS,
     VERSION,
     Batch,
     Field,
     Fields,
+    Text,
 )
 from truing.run import Run
 from truing_tensor.segments import owners
 
-Finish = Literal["end", "stop", "length"]
+Finish = Literal["end", "stop", "length", "turns", "heard"]
 _ROUNDING = 1e-3
 
 
 class Completion(NamedTuple):
     """One completion. logprobs: under the model; sampled: under the distribution its tokens were drawn from. opponent:
-    whether it is the opponent's and not the policy's."""
+    whether it is the opponent's and not the policy's. Of several turns: how many; heard: of each answer how many tokens
+    stand before it, and its own; earned: what the environment gave for it."""
 
-    text: str
+    text: Text
     tokens: Sequence[int]
     finish: Finish
     version: int
     logprobs: Sequence[float] = ()
     sampled: Sequence[float] = ()
     opponent: bool = False
+    turns: int = 1
+    heard: Sequence[tuple[int, Sequence[int]]] = ()
+    earned: float = 0.0
 
 
 class Seeds:
@@ -108,8 +117,30 @@ def completed(batch: Batch, groups: Sequence[Sequence[Completion]], provides: Fi
     ):
         if key in provides:
             values[key] = torch.tensor([value for some in each for value in some], dtype=torch.float32)
+    if HEARD in provides:
+        values |= _turned(flat)
     kept = {key: value for key, value in batch.items() if key.dims in ("", "group", "prompt_token")}
     return Batch(kept).put_all(values)
+
+
+def _turned(flat: Sequence[Completion]) -> dict[Field[Any], Any]:
+    """What completions of several turns have beside their tokens. What was heard behind the last token is left out:
+    nothing was written after it."""
+    heard: list[int] = []
+    before: list[int] = []
+    start = 0
+    for completion in flat:
+        for at, tokens in completion.heard:
+            if at < len(completion.tokens):
+                heard += tokens
+                before += [start + at] * len(tokens)
+        start += len(completion.tokens)
+    return {
+        TURNS: torch.tensor([completion.turns for completion in flat], dtype=torch.int64),
+        EARNED: torch.tensor([completion.earned for completion in flat], dtype=torch.float32),
+        HEARD: torch.tensor(heard, dtype=torch.int64),
+        HEARD_BEFORE: torch.tensor(before, dtype=torch.int64),
+    }
 
 
 def fault(tokens: Sequence[int], logprobs: Sequence[float | None] | None, most: int) -> str:

@@ -8,27 +8,36 @@
 A completion is drawn with numbers of its own (`Seeds`), so which others sit beside it changes it no more than the
 rounding of a matrix product does. The model is a copy: `sync_weights` writes into it and builds nothing anew, and the
 one that learns may go on meanwhile. What a completion listens to, one model or two, is told in `voices`.
+
+Where an environment answers, who ends a turn keeps its seat, with all that is computed, and waits. When nobody speaks
+any more all are answered; the answers are read token by token beside those who speak. New weights wait until the last
+is over, so a completion is of one version whatever its environment takes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import anyio
 import torch
 from torch import Tensor
 
 from truing.errors import RunFailed
 from truing.fields import Batch
-from truing.run import Run, Stopped
-from truing.stage import Weights
+from truing.run import Run, Stopped, gathered
+from truing.stage import Said, Weights
 from truing_generate import plugin
 from truing_generate.completions import Completion, Seeds, completed, prompts
 from truing_generate.endings import Endings
 from truing_generate.sampling import Drawn, Sampler
+from truing_generate.turns import Hearing, Scene
 from truing_generate.voices import Sample, Talk, Voice, Voices
 from truing_tensor.machine import bf16_is_faster, keep_freed_memory
+from truing_texts.chat import Chat
 
 
 class Engine:
@@ -47,19 +56,55 @@ class Engine:
         others = spec.temperature if spec.opponent_temperature is None else spec.opponent_temperature
         self._opponents = Sampler(others, spec.top_k, spec.top_p, spec.min_p)
         self._seeds = Seeds(run, spec.samples + spec.opponents)
+        self._scene = Scene.of(spec, run)
+        self._talking = anyio.Lock()
         self._version = -1
 
     async def sync_weights(self, weights: Weights) -> None:
         """Sample from these weights from now on; the first call loads the models they belong to."""
-        await self._run.on_device(self._take, weights)
+        async with self._talking:
+            await self._run.on_device(self._take, weights)
 
     async def generate(self, batch: Batch) -> Batch:
-        """The batch with the completions of its prompts. Raises RunFailed before the first weights, and Stopped."""
-        if self._version < 0:
-            raise RunFailed("the engine was asked to generate before it was given any weights")
-        seeds = self._seeds.draw(batch, self._version)
-        groups = await self._run.on_device(self._complete, prompts(batch), seeds)
+        """The batch with the completions of its prompts. Raises RunFailed before the first weights and for an
+        environment that fails, and Stopped."""
+        async with self._talking:
+            if self._version < 0:
+                raise RunFailed("the engine was asked to generate before it was given any weights")
+            seeds = self._seeds.draw(batch, self._version)
+            own = self._spec.samples
+            samples = [
+                [Sample(group, number >= own, self._numbers(seed)) for number, seed in enumerate(some)]
+                for group, some in enumerate(seeds)
+            ]
+            if self._scene is None:
+                await self._run.on_device(self._speak, await self._run.on_device(self._begin, prompts(batch), samples))
+            else:
+                async with self._scene.rollouts(batch, seeds, self._hearing) as rollouts:
+                    for some, theirs in zip(samples, rollouts, strict=True):
+                        for sample, rollout in zip(some, theirs, strict=True):
+                            sample.rollout = rollout
+                    await self._in_turns(await self._run.on_device(self._begin, prompts(batch), samples))
+            groups = [[self._completion(sample) for sample in some] for some in samples]
         return completed(batch, groups, self._spec.provides())
+
+    async def _in_turns(self, under_way: UnderWay) -> None:
+        """Let all speak, and those answer who are to, until everybody is through."""
+        while waiting := await self._run.on_device(self._speak, under_way):
+            await gathered([partial(self._answer, under_way, sample) for sample in waiting])
+
+    async def _answer(self, under_way: UnderWay, sample: Sample) -> None:
+        """Hand a turn over; its sample reads the answer next, or is over."""
+        assert sample.rollout
+        said = Said(self._text(sample), sample.ending.stop)
+        room = self._spec.max_new_tokens - len(sample.tokens)
+        heard = await sample.rollout.answered(said, len(sample.tokens), room)
+        sample.waits = False
+        if heard is None:
+            under_way.over(sample)
+            return
+        sample.row += heard
+        sample.turn = len(sample.tokens)
 
     def _take(self, weights: Weights) -> None:
         if self._version < 0:
@@ -73,43 +118,53 @@ class Engine:
         mixture = self._spec.mixture if self._spec.opponents else 0.0
         self._voices = Voices(weights, mixture, lambda origin: Voice(origin, self._dtype, self._device))
         tokenizer: Any = AutoTokenizer.from_pretrained(weights.origin)
-        self._endings = Endings(tokenizer, self._voices.policy.model, self._spec.stop, self._spec.max_new_tokens)
+        self._endings = Endings(tokenizer, self._voices.policy.model, self._spec.ends(), self._spec.max_new_tokens)
+        if self._scene:
+            self._hearing = Hearing.of(Chat(weights.origin, "[generator.environment]"), self._endings.ends)
 
-    @torch.inference_mode()
-    def _complete(self, texts: list[list[int]], seeds: list[list[int]]) -> list[list[Completion]]:
-        """The completions of every prompt, each drawn from its own seeds: the policy's, then the opponent's."""
+    def _begin(self, texts: list[list[int]], samples: list[list[Sample]]) -> UnderWay:
+        """A table for the completions of every prompt: the policy's, then the opponent's."""
         own = self._spec.samples
-        samples = [
-            [Sample(group, number >= own, self._numbers(seed)) for number, seed in enumerate(some)]
-            for group, some in enumerate(seeds)
-        ]
         queues = [Queue(sample for some in samples for sample in some[part]) for part in (slice(own), slice(own, None))]
         seats = shares(self._most, [len(queue.waiting) for queue in queues])
-        talk = self._voices.talk(texts, (own, self._spec.opponents), seats)
+        return UnderWay(self._voices.talk(texts, (own, self._spec.opponents), seats), queues, seats)
+
+    @torch.inference_mode()
+    def _speak(self, under_way: UnderWay) -> list[Sample]:
+        """Draw tokens until nobody has any more to say: those whose turns are to be answered, or none. Raises
+        Stopped."""
+        talk = under_way.talk
         while True:
             if self._run.stop:
                 raise Stopped
-            for queue, most in zip(queues, seats, strict=True):
-                self._fill(queue, most, talk)
+            for queue, most in zip(under_way.queues, under_way.seats, strict=True):
+                self._fill(queue, most, under_way)
             talk.close_ranks()
             if not talk.busy:
-                return [[self._completion(sample) for sample in some] for some in samples]
+                waiting, under_way.waiting = under_way.waiting, []
+                return waiting
             for sample in self._add(*talk.step()):
-                talk.over(sample)
-                queues[sample.opponent].seated -= 1
+                if sample.waits:
+                    under_way.waiting.append(sample)
+                else:
+                    under_way.over(sample)
 
-    def _fill(self, queue: Queue, most: int, talk: Talk) -> None:
+    def _fill(self, queue: Queue, most: int, under_way: UnderWay) -> None:
         """Give free seats to those who wait, their first token drawn."""
         while queue.waiting and queue.seated < most:
             sample = queue.waiting.popleft()
-            if self._add([sample], talk.first(sample)[None]):
-                talk.over(sample)
-            else:
-                talk.seat(sample)
-                queue.seated += 1
+            ended = self._add([sample], under_way.talk.first(sample)[None])
+            if ended and not sample.waits:
+                under_way.talk.over(sample)
+                continue
+            under_way.talk.seat(sample)
+            queue.seated += 1
+            under_way.waiting += ended
 
     def _add(self, samples: Sequence[Sample], logits: Tensor) -> list[Sample]:
-        """Draw the next token of each sample from its logits [seq, vocabulary]; gives those that it ends."""
+        """Draw the next token of each sample from its logits [seq, vocabulary]; gives those whose turn it ends."""
+        if not samples:
+            return []
         uniform = torch.stack([sample.uniform[len(sample.tokens)] for sample in samples]).to(self._device)
         drawn: Drawn = self._sampler(logits, uniform)
         if self._opponents != self._sampler and any(sample.opponent for sample in samples):
@@ -119,19 +174,32 @@ class Engine:
         for sample, *found in zip(samples, *(part.tolist() for part in drawn), strict=True):
             token, logprob, sampled = found
             sample.tokens.append(token)
+            sample.row.append(token)
             sample.logprobs.append(logprob)
             sample.sampled.append(sampled)
-            sample.finish, sample.text = self._endings(sample.tokens)
-        return [sample for sample in samples if sample.finish]
+            sample.ending = self._endings(sample.tokens[sample.turn :], sample.turn)
+            sample.waits = sample.rollout is not None and sample.ending.finish in ("end", "stop")
+        return [sample for sample in samples if sample.ending.finish]
 
     def _numbers(self, seed: int) -> Tensor:
         return torch.rand(self._spec.max_new_tokens, generator=torch.Generator().manual_seed(seed))
 
+    def _text(self, sample: Sample) -> str:
+        """What a sample said in its turn, without the stop string."""
+        return sample.ending.text if sample.ending.stop else self._endings.text(sample.tokens[sample.turn :])
+
     def _completion(self, sample: Sample) -> Completion:
-        text = sample.text or self._endings.text(sample.tokens)
-        return Completion(
-            text, sample.tokens, sample.finish, self._version, sample.logprobs, sample.sampled, sample.opponent
+        assert sample.ending.finish
+        plain = Completion(
+            self._text(sample),
+            sample.tokens,
+            sample.ending.finish,
+            self._version,
+            sample.logprobs,
+            sample.sampled,
+            sample.opponent,
         )
+        return sample.rollout.completion(plain) if sample.rollout else plain
 
 
 class Queue:
@@ -140,6 +208,21 @@ class Queue:
     def __init__(self, samples: Iterator[Sample]) -> None:
         self.waiting = deque(samples)
         self.seated = 0
+
+
+@dataclass
+class UnderWay:
+    """What is sampled in one call. seats: of each queue, how many it may have. waiting: who waits for an answer."""
+
+    talk: Talk
+    queues: Sequence[Queue]
+    seats: Sequence[int]
+    waiting: list[Sample] = field(default_factory=list[Sample])
+
+    def over(self, sample: Sample) -> None:
+        """A completion is over: its seat is free."""
+        self.talk.over(sample)
+        self.queues[sample.opponent].seated -= 1
 
 
 def shares(most: int, waiting: Sequence[int]) -> tuple[int, int]:

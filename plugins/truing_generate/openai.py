@@ -1,13 +1,15 @@
 """Completions from a server that speaks the OpenAI protocol.
 
 One request for each sample, because each has a seed of its own: a server that keeps prefixes computes the prompt once
-all the same. No more than `concurrency` of them are under way at a time; one that waits to be sent again keeps its
-place, so a busy server is not asked more. They end with the call that made them.
+all the same. Where an environment answers it is one for each turn, of all tokens so far. No more than `concurrency` of
+them are under way at a time; one that waits to be sent again keeps its place, so a busy server is not asked more. They
+end with the call that made them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +20,15 @@ from truing.errors import Problem, RunFailed, UserError, first_cause
 from truing.events import Notice
 from truing.fields import IDS, PROMPTS, Batch, Text
 from truing.run import Run
-from truing.stage import Weights
+from truing.stage import Said, Weights
 from truing_generate import answers, disk, plugin
 from truing_generate.answers import Written
 from truing_generate.completions import Completion, Seeds, completed, prompts
 from truing_generate.texts import Encoder, Pretrained
+from truing_generate.turns import Hearing, Rollout, Scene
 from truing_remote.http import Ask, Refused, Server
 from truing_remote.protocol import Malformed, the_model, wrong
+from truing_texts.chat import Chat
 
 WHERE = '[generator] use = "openai"'
 RESUME_SECONDS = 60.0
@@ -45,6 +49,8 @@ class OpenAi:
             Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokens == "text" else None
         )
         self._seeds = Seeds(run, spec.samples)
+        self._scene = Scene.of(spec, run)
+        self._chat: Chat | None = Chat(run.resolve(spec.tokenizer), WHERE) if self._scene else None
         self._version = 0
         self._model = spec.model
         self._meeting = anyio.Lock()
@@ -61,12 +67,15 @@ class OpenAi:
         repeats = self._server.repeats
 
         async def sample(ask: Ask, at: int, number: int) -> None:
-            async with self._slots:
-                prompt = batch[PROMPTS][at]
-                groups[at][number] = await self._sample(ask, ids[at], prompt, heads[at], seeds[at][number])
+            prompt, head, seed = batch[PROMPTS][at], heads[at], seeds[at][number]
+            if rollouts:
+                groups[at][number] = await self._rollout(ask, head, seed, rollouts[at][number])
+            else:
+                most = self._spec.max_new_tokens
+                groups[at][number], _ = await self._sample(ask, ids[at], prompt, head, seed, most)
 
         try:
-            async with self._server.connected() as ask:
+            async with self._server.connected() as ask, self._rollouts(batch, seeds) as rollouts:
                 await self._meet(ask)
                 async with anyio.create_task_group() as tasks:
                     for at in range(len(ids)):
@@ -79,10 +88,40 @@ class OpenAi:
             self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
         return self._batch(batch, cast("list[list[Completion]]", groups))
 
+    @asynccontextmanager
+    async def _rollouts(self, batch: Batch, seeds: list[list[int]]) -> AsyncIterator[list[list[Rollout]]]:
+        """The rollouts of all samples; none where nobody answers."""
+        if self._scene is None or self._chat is None:
+            yield []
+            return
+        async with self._scene.rollouts(batch, seeds, Hearing.of(self._chat, {self._chat.end})) as rollouts:
+            yield rollouts
+
+    async def _rollout(self, ask: Ask, head: Sequence[int], seed: int, rollout: Rollout) -> Completion:
+        """A completion in turns, each a request of its own with a seed of its own."""
+        row, whole = list(head), Completion("", [], "end", self._version)
+        while True:
+            room = self._spec.max_new_tokens - len(whole.tokens)
+            task = rollout.task
+            turn, stop = await self._sample(ask, task.id, task.prompt, row, seed + rollout.turns, room)
+            whole = turn._replace(
+                tokens=[*whole.tokens, *turn.tokens],
+                version=whole.version,
+                logprobs=[*whole.logprobs, *turn.logprobs],
+                sampled=[*whole.sampled, *turn.sampled],
+            )
+            if turn.finish == "length":
+                return rollout.completion(whole)
+            said = Said(str(turn.text), stop)
+            heard = await rollout.answered(said, len(whole.tokens), room - len(turn.tokens))
+            if heard is None:
+                return rollout.completion(whole)
+            row += [*turn.tokens, *heard]
+
     def _batch(self, batch: Batch, groups: list[list[Completion]]) -> Batch:
         # `transformers serve`, for one, is greedy at any temperature unless the model's configuration says do_sample.
         several = self._spec.temperature > 0 and self._spec.samples > 1 and groups
-        if several and all(len({completion.text for completion in group}) == 1 for group in groups):
+        if several and all(len({tuple(completion.tokens) for completion in group}) == 1 for group in groups):
             self._once("all completions of each prompt are the same: it may not sample at all")
         return completed(batch, groups, self._spec.provides())
 
@@ -137,13 +176,17 @@ class OpenAi:
         async with self._meeting:
             self._model = self._model or await the_model(self._server, ask)
 
-    async def _sample(self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int) -> Completion:
+    async def _sample(
+        self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int, room: int
+    ) -> tuple[Completion, str]:
+        """A completion, or a turn of one with `room` for so many tokens; and the stop string that ended it."""
         version = self._version
         try:
-            if self._encoder is None:
-                written = await self._exact(ask, list(head), seed)
-            else:
-                written = await self._text(ask, self._encoder, prompt, seed)
+            async with self._slots:
+                if self._encoder is None:
+                    written = await self._exact(ask, list(head), seed, room)
+                else:
+                    written = await self._text(ask, self._encoder, prompt, seed)
         except Malformed as error:
             raise wrong(self._server, error) from None
         except Refused as error:
@@ -152,16 +195,18 @@ class OpenAi:
         given = written.logprobs
         model = self._spec.samples_the_model or self._spec.logprobs == "raw_logprobs"
         sampled = self._spec.samples_the_model or self._spec.logprobs == "processed_logprobs"
-        return Completion(
+        found = Completion(
             written.text, written.tokens, written.finish, version, given if model else (), given if sampled else ()
         )
+        return found, written.ended_by
 
-    async def _exact(self, ask: Ask, head: list[int], seed: int) -> Written:
+    async def _exact(self, ask: Ask, head: list[int], seed: int, room: int) -> Written:
         spec = self._spec
         wanted = spec.logprobs != "none"
         # Everything that a server would otherwise take from the model's generation_config.json is said.
         body = self._common(seed) | {
             "prompt": head,
+            "max_tokens": room,
             "return_token_ids": True,
             "top_k": spec.top_k or -1,
             "min_p": spec.min_p,
@@ -170,7 +215,7 @@ class OpenAi:
             "frequency_penalty": 0.0,
         }
         answer = await ask("POST", "/v1/completions", body | {"logprobs": 0} if wanted else body)
-        return answers.exact(answer, head, spec.max_new_tokens, wanted, bool(spec.stop))
+        return answers.exact(answer, head, room, wanted, bool(spec.ends()))
 
     async def _text(self, ask: Ask, encoder: Encoder, prompt: Text, seed: int) -> Written:
         body = self._common(seed)
@@ -191,7 +236,7 @@ class OpenAi:
             "top_p": spec.top_p,
             "seed": seed,
         }
-        return body | {"stop": spec.stop} if spec.stop else body
+        return body | {"stop": ends} if (ends := spec.ends()) else body
 
     def _once(self, text: str) -> None:
         if text not in self._said:

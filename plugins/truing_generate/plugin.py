@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from truing.fields import (
     COMPLETIONS,
+    EARNED,
     FINISH,
     GROUP,
+    HEARD,
+    HEARD_BEFORE,
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
@@ -20,16 +23,21 @@ from truing.fields import (
     PROMPTS,
     SEQ,
     TOKENS,
+    TURNS,
     VERSION,
     Fields,
     fields,
 )
 from truing.plugins import hookimpl
-from truing.stage import AnySpec, Fault, GeneratorSpec
+from truing.stage import AnySpec, EnvironmentSpec, Fault, GeneratorSpec
 from truing_remote import addresses, options
 
 COMPLETED = fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION)
 """What every generator adds, whatever it knows of log-probabilities."""
+TURNED = fields(TURNS, HEARD, HEARD_BEFORE, EARNED)
+"""What one adds whose completions an environment answers."""
+_ANSWERED = "with a [generator.environment]"
+TURNS_MOST, HEARD_MOST = 8, 1024
 
 
 Opponents = Annotated[
@@ -41,11 +49,24 @@ def written(opponents: int) -> Fields:
     """What a generator adds that knows of log-probabilities. Where an opponent writes too, not all is written by one
     model, so nothing is said of log-probabilities under it."""
     known = fields(OPPONENT) if opponents else fields(LOGPROBS_OLD)
-    return COMPLETED | known | fields(LOGPROBS_SAMPLED)
+    return known | fields(LOGPROBS_SAMPLED)
+
+
+def alone(opponents: int, environment: EnvironmentSpec | None) -> Iterable[Fault]:
+    """An opponent where an environment answers: it would need answers of its own."""
+    if opponents and environment:
+        yield Fault("opponents", "an opponent writes no completions of several turns", "take the environment out")
 
 
 class CompletionsSpec(GeneratorSpec, frozen=True, kw_only=True):
-    """How many completions, how long, and what ends them."""
+    """How many completions, how long, and what ends them.
+
+    With an `environment` a completion has several turns: what ends a turn is handed to it, and the model reads its
+    answer and goes on, until the environment says that it is over or a limit is met (`FINISH` says which). What it
+    says is no token of the completion: nothing is learned of it, and no length counts it.
+    """
+
+    offers: ClassVar = dict.fromkeys(TURNED, _ANSWERED)
 
     samples: Annotated[int, Meta(ge=1, description="completions per prompt")] = 8
     max_new_tokens: Annotated[int, Meta(ge=1, description="longest completion, its end token included")] = 256
@@ -53,12 +74,34 @@ class CompletionsSpec(GeneratorSpec, frozen=True, kw_only=True):
         list[Annotated[str, Meta(min_length=1)]],
         Meta(description="strings that end a completion; its tokens keep the string, its text does not"),
     ] = []
+    environment: Annotated[
+        EnvironmentSpec | None, Meta(description="who answers a turn, so that the model goes on after it")
+    ] = None
+    turns: Annotated[int, Meta(ge=1, description="with an environment: the most turns of a completion")] = TURNS_MOST
+    max_heard: Annotated[
+        int, Meta(ge=1, description="with an environment: the most tokens of its answers that a completion may hold")
+    ] = HEARD_MOST
 
     def requires(self) -> Fields:
-        return fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP)
+        asked = fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP)
+        return asked | self.environment.requires() if self.environment else asked
 
     def provides(self) -> Fields:
-        return COMPLETED
+        return COMPLETED | (TURNED if self.environment else fields())
+
+    def problems(self) -> Iterable[Fault]:
+        """Limits of turns where there is one."""
+        if self.environment is None:
+            for option, given, default in (
+                ("turns", self.turns, TURNS_MOST),
+                ("max_heard", self.max_heard, HEARD_MOST),
+            ):
+                if given != default:
+                    yield Fault(option, "nobody answers: there is no environment", "add [generator.environment]")
+
+    def ends(self) -> Sequence[str]:
+        """The strings that end a turn."""
+        return [*self.stop, *(self.environment.stops() if self.environment else ())]
 
 
 class SamplingSpec(CompletionsSpec, frozen=True, kw_only=True):
@@ -95,7 +138,7 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "engine"
     target: ClassVar[str] = "truing_generate.engine:Engine"
-    offers: ClassVar = {OPPONENT: "with opponents = 1"}
+    offers: ClassVar = {**CompletionsSpec.offers, OPPONENT: "with opponents = 1"}
 
     seats: Annotated[int, Meta(ge=0, description="completions sampled at a time; 0: 64 on a CPU, 256 on a GPU")] = 0
     dtype: Annotated[
@@ -125,10 +168,13 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
 
     def provides(self) -> Fields:
         # With mixture 0 the opponent is the policy, so all was written by one model.
-        return written(self.opponents) | (fields() if self.mixture else fields(LOGPROBS_OLD))
+        own = fields() if self.mixture else fields(LOGPROBS_OLD)
+        return SamplingSpec.provides(self) | written(self.opponents) | own
 
     def problems(self) -> Iterable[Fault]:
         """A mixture, or a temperature, at which nothing is drawn."""
+        yield from SamplingSpec.problems(self)
+        yield from alone(self.opponents, self.environment)
         mend = "set opponents = 1"
         if self.mixture != 1 and not self.opponents:
             yield Fault("mixture", "nothing is drawn from the mixture: opponents is 0", mend)
@@ -149,6 +195,7 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
     name: ClassVar[str] = "openai"
     target: ClassVar[str] = "truing_generate.openai:OpenAi"
     offers: ClassVar = {
+        **CompletionsSpec.offers,
         LOGPROBS_OLD: 'with tokens = "exact" and logprobs = "raw_logprobs"',
         LOGPROBS_SAMPLED: 'with tokens = "exact", logprobs = "processed_logprobs" and a vLLM server started with '
         "--logprobs-mode processed_logprobs",
@@ -166,7 +213,10 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
     ] = "exact"
     tokenizer: Annotated[
         str,
-        Meta(description='folder or hub id of the tokenizer that encodes completions anew; only with tokens = "text"'),
+        Meta(
+            description='folder or hub id of the tokenizer that encodes completions anew with tokens = "text", and '
+            "what an environment says"
+        ),
     ] = ""
     logprobs: Annotated[
         Literal["raw_logprobs", "processed_logprobs", "none"],
@@ -191,18 +241,24 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
     ] = ""
 
     def provides(self) -> Fields:
+        given = SamplingSpec.provides(self)
         if self.tokens == "text" or self.logprobs == "none":
-            return COMPLETED
+            return given
         if self.samples_the_model:
-            return COMPLETED | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
-        return COMPLETED | fields(LOGPROBS_OLD if self.logprobs == "raw_logprobs" else LOGPROBS_SAMPLED)
+            return given | fields(LOGPROBS_OLD, LOGPROBS_SAMPLED)
+        return given | fields(LOGPROBS_OLD if self.logprobs == "raw_logprobs" else LOGPROBS_SAMPLED)
 
     def problems(self) -> Iterable[Fault]:
         """Addresses that cannot be or would give a key away, and options that contradict each other."""
+        yield from SamplingSpec.problems(self)
         yield from addresses.problems(self.url, self.key_env)
+        if self.environment and self.tokens == "text":
+            yield Fault("tokens", "turns are joined token by token, and none are exchanged", 'set tokens = "exact"')
+        if self.environment and not self.tokenizer:
+            yield Fault("tokenizer", "what the environment says is to be encoded", "name the served model's tokenizer")
         if self.tokens == "text" and not self.tokenizer:
             yield Fault("tokens", "completions are to be encoded anew, and no tokenizer is named", "set tokenizer")
-        if self.tokens == "exact" and self.tokenizer:
+        if self.tokens == "exact" and self.tokenizer and not self.environment:
             mend = 'take it out, or set tokens = "text"'
             yield Fault("tokenizer", "with exact tokens nothing is encoded anew", mend)
         if self.temperature == 0 and self.logprobs == "processed_logprobs" and self.tokens == "exact":
@@ -241,9 +297,11 @@ class Scripted(CompletionsSpec, frozen=True, kw_only=True):
     opponents: Opponents = 0
 
     def provides(self) -> Fields:
-        return written(self.opponents)
+        return CompletionsSpec.provides(self) | written(self.opponents)
 
     def problems(self) -> Iterable[Fault]:
+        yield from CompletionsSpec.problems(self)
+        yield from alone(self.opponents, self.environment)
         if not self.lines and not self.answers:
             yield Fault("lines", "it has nothing to say", 'set lines = ["yes", "no"], or answers by prompt id')
         if self.missing > self.samples:

@@ -9,10 +9,11 @@ import anyio
 from truing.errors import Problem, RunFailed, UserError
 from truing.fields import IDS, Batch
 from truing.run import Run
-from truing.stage import Weights
+from truing.stage import Said, Weights
 from truing_generate import plugin
-from truing_generate.completions import Completion, Finish, completed
+from truing_generate.completions import Completion, Finish, Seeds, completed
 from truing_generate.texts import Bytes, Encoder, Pretrained
+from truing_generate.turns import Hearing, Rollout, Scene
 
 WHERE = '[generator] use = "scripted"'
 
@@ -24,6 +25,8 @@ class Scripted:
         self._spec = spec
         self._encoder: Encoder = Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokenizer else Bytes()
         self._turn: Counter[str | None] = Counter()
+        self._scene = Scene.of(spec, run)
+        self._seeds = Seeds(run, spec.samples)
         self._version = 0
         self.calls = 0
         self.versions: list[int] = []
@@ -32,7 +35,10 @@ class Scripted:
         """Every prompt with its lines. Raises RunFailed at the call that is to fail, UserError for want of a line."""
         self.calls += 1
         call, version = self.calls, self._version
-        groups = [self._group(name, version) for name in batch[IDS]]
+        if self._scene is None:
+            groups = [self._group(name, version) for name in batch[IDS]]
+        else:
+            groups = await self._in_turns(self._scene, batch, version)
         await anyio.sleep(self._spec.delay)
         if call == self._spec.fail_at:
             raise RunFailed(f"call {call} of the scripted generator fails, as it was told to")
@@ -42,6 +48,26 @@ class Scripted:
         """Note the version; it has no weights."""
         self._version = weights.version
         self.versions.append(weights.version)
+
+    async def _in_turns(self, scene: Scene, batch: Batch, version: int) -> list[list[Completion]]:
+        """Completions each turn of which is the next line."""
+        hearing = Hearing(self._encoder.encode, None, [self._encoder.end])
+        async with scene.rollouts(batch, self._seeds.draw(batch, version), hearing) as rollouts:
+            return [[await self._rollout(rollout, version) for rollout in some] for some in rollouts]
+
+    async def _rollout(self, rollout: Rollout, version: int) -> Completion:
+        whole = Completion("", [], "end", version)
+        while True:
+            room = self._spec.max_new_tokens - len(whole.tokens)
+            text, tokens, finish, stop = self._written(self._line(rollout.task.id), room)
+            logprobs = [self._spec.logprob] * (len(whole.tokens) + len(tokens))
+            tokens = [*whole.tokens, *tokens]
+            whole = whole._replace(text=text, tokens=tokens, finish=finish, logprobs=logprobs, sampled=logprobs)
+            if finish == "length":
+                return rollout.completion(whole)
+            room = self._spec.max_new_tokens - len(tokens)
+            if await rollout.answered(Said(text, stop), len(tokens), room) is None:
+                return rollout.completion(whole)
 
     def _group(self, name: str, version: int) -> list[Completion]:
         own = self._spec.samples - self._spec.missing
@@ -62,23 +88,22 @@ class Scripted:
         return lines[turn % len(lines)]
 
     def _completion(self, line: str, version: int, *, opponent: bool) -> Completion:
-        text, tokens, finish = self._written(line)
+        text, tokens, finish, _ = self._written(line, self._spec.max_new_tokens)
         logprobs = [self._spec.logprob] * len(tokens)
         return Completion(text, tokens, finish, version, logprobs, logprobs, opponent)
 
-    def _written(self, line: str) -> tuple[str, list[int], Finish]:
-        """Text, tokens and end of a line: at its first stop string, at the longest length, or at its own end."""
+    def _written(self, line: str, room: int) -> tuple[str, list[int], Finish, str]:
+        """Text, tokens and end of a line: at its first stop string, which comes last, at the longest length, or at its
+        own end."""
         finish: Finish = "end"
-        found = [(at, stop) for stop in self._spec.stop if (at := line.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._spec.ends() if (at := line.find(stop)) >= 0]
+        text, stop = line, ""
         if found:
             at, stop = min(found)
             text, line, finish = line[:at], line[: at + len(stop)], "stop"
-        else:
-            text = line
         tokens = self._encoder.encode(line)
         if finish == "end":
             tokens = [*tokens, self._encoder.end]
-        if len(tokens) > self._spec.max_new_tokens:
-            tokens = tokens[: self._spec.max_new_tokens]
-            return self._encoder.decode(tokens), tokens, "length"
-        return text, tokens, finish
+        if len(tokens) > room:
+            return self._encoder.decode(tokens[:room]), tokens[:room], "length", ""
+        return text, tokens, finish, stop

@@ -20,6 +20,8 @@ from torch import Tensor
 from truing.errors import Problem, RunFailed, UserError
 from truing.stage import Weights
 from truing_generate.cache import Decode, Prefill, Prompt, Seats
+from truing_generate.endings import GOES_ON, Ending
+from truing_generate.turns import Rollout
 from truing_tensor.decoder import Decoder, plain_head
 from truing_tensor.spans import prompt_plans
 
@@ -31,7 +33,9 @@ _FULL = 0.75
 
 @dataclass(eq=False)
 class Sample:
-    """A completion under way. uniform [token]: the numbers that decide its draws."""
+    """A completion under way. uniform [token]: the numbers that decide its draws. row: its tokens and what it heard in
+    their place, of which the first `read` have gone through the model; turn: where among its tokens its turn began.
+    waits: for the answer to its turn."""
 
     group: int
     opponent: bool
@@ -39,8 +43,12 @@ class Sample:
     tokens: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     sampled: list[float] = field(default_factory=list[float])
-    finish: str = ""
-    text: str = ""
+    ending: Ending = GOES_ON
+    row: list[int] = field(default_factory=list[int])
+    read: int = 0
+    turn: int = 0
+    waits: bool = False
+    rollout: Rollout | None = None
 
 
 class Voice:
@@ -148,8 +156,8 @@ class Table:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody has a seat."""
-        return any(self._taken)
+        """Whether somebody has a seat and speaks."""
+        return any(sample and not sample.waits for sample in self._taken)
 
     def first(self, sample: Sample) -> Tensor:
         """The logits [vocabulary] of a completion's first token."""
@@ -174,20 +182,22 @@ class Table:
         """Give seats up when too many are free."""
         active = [seat for seat, sample in enumerate(self._taken) if sample is not None]
         if len(active) < _FULL * len(self._taken):
-            reach = max((len(sample.tokens) for sample in self._taken if sample), default=1) - 1
+            reach = max((sample.read for sample in self._taken if sample), default=0)
             self._seats.keep(torch.tensor(active, dtype=torch.int64, device=self._voice.device), reach)
             self._taken = [self._taken[seat] for seat in active]
 
     def step(self) -> tuple[list[Sample], Tensor]:
-        """Who has a seat, and the logits [seat, vocabulary] of the next token of each."""
-        here = [(seat, sample) for seat, sample in enumerate(self._taken) if sample is not None]
+        """Who speaks, and the logits [seat, vocabulary] of what follows the next token of each that was not read."""
+        here = [(seat, sample) for seat, sample in enumerate(self._taken) if sample and not sample.waits]
         of_prompt: dict[int, list[int]] = {}
         for seat, sample in here:
             of_prompt.setdefault(sample.group, []).append(seat)
         places, tokens, positions = ([0] * len(self._taken) for _ in range(3))
+        for seat, sample in enumerate(self._taken):
+            # Who waits keeps what is in its seat: what is written there now is written over by what it reads next.
+            places[seat] = sample.read if sample else 0
         for seat, sample in here:
-            places[seat] = len(sample.tokens) - 1
-            tokens[seat] = sample.tokens[-1]
+            tokens[seat] = sample.row[sample.read]
             positions[seat] = self._asked[sample.group].prompt.length + places[seat]
         shared = [(self._asked[group].prompt, mine) for group, mine in of_prompt.items()]
         device = self._voice.device
@@ -238,7 +248,7 @@ class Talk:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody has a seat."""
+        """Whether somebody has a seat and speaks."""
         return any(table.busy for table in self._tables)
 
     def first(self, sample: Sample) -> Tensor:
@@ -262,7 +272,14 @@ class Talk:
             table.close_ranks()
 
     def step(self) -> tuple[list[Sample], Tensor]:
-        """Who has a seat, and the logits [seq, vocabulary] of the next token of each."""
+        """Who is to say its next token, and the logits [seq, vocabulary] of each; nobody while all of them read."""
+        samples, logits = self._step()
+        for sample in samples:
+            sample.read += 1
+        ready = [at for at, sample in enumerate(samples) if sample.read == len(sample.row)]
+        return ([samples[at] for at in ready], logits[ready]) if len(ready) < len(samples) else (samples, logits)
+
+    def _step(self) -> tuple[list[Sample], Tensor]:
         said = [table.step() for table in self._tables if table.busy]
         if len(said) == 1:
             return said[0]

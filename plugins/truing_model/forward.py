@@ -81,7 +81,7 @@ class Network(nn.Module):
         found: list[dict[Field[Tensor], Tensor]] = []
         for start, row in zip(starts, rows, strict=False):
             steps = [end - start for end in ends if start <= end < start + len(row.targets)]
-            found.append(self._row(row, steps, device))
+            found.append(self._row(row, row.said[steps].tolist(), device))
         return Batch({key: torch.cat([part[key] for part in found]) for key in found[0]})
 
     def _row(self, row: Row, steps: list[int], device: torch.device) -> dict[Field[Tensor], Tensor]:
@@ -95,6 +95,8 @@ class Network(nn.Module):
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             hidden = self._hidden(row, last, device)
         at = dict(zip(asked, hidden.split([len(plan.rows) for plan in asked.values()]), strict=True))
+        if "tokens" in at and len(row.said) < len(at["tokens"]):
+            at["tokens"] = at["tokens"][row.said.to(device)]
         found: dict[Field[Tensor], Tensor] = {}
         if LOGPROBS in self.gives:
             found |= self._of_vocabulary(row, at["tokens"], device)
@@ -123,7 +125,9 @@ class Network(nn.Module):
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 inputs = {"input_ids": row.tokens[None].to(device), "use_cache": False}
-                logits = self.model(**inputs, logits_to_keep=row.plan.predictors.rows.to(device)).logits[0].float()
+                logits = (
+                    self.model(**inputs, logits_to_keep=row.plan.predictors.rows[row.said].to(device)).logits[0].float()
+                )
             logprobs = -cross_entropy(logits, targets, reduction="none")
             found = OfTokens(
                 logprobs,

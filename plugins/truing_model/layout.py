@@ -6,6 +6,9 @@
 In a shared row a token attends to what came before it in its own prompt and in its own answer, and to nothing else;
 positions restart behind the prompt for every answer. No row is ever padded.
 
+What was heard between the turns of a completion lies in the row where it was read, so what follows attends to it; it is
+no target, and no field along `token` knows of it.
+
 Pieces hold at most so many tokens and are balanced by what they cost. A group that is larger than a piece is cut
 between its completions, each part with the prompt of its own. No other group is: attention that computes only what is
 seen makes a shared prompt the cheaper way at every length.
@@ -21,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from truing.fields import GROUP, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
+from truing.fields import GROUP, HEARD, HEARD_BEFORE, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
 from truing_tensor.groups import places, take
 from truing_tensor.segments import owners
 from truing_tensor.spans import Lengths, RowPlan, row_plan
@@ -31,14 +34,15 @@ from truing_tensor.spans import Lengths, RowPlan, row_plan
 class Row:
     """One row of a forward pass.
 
-    tokens, positions [row]; targets [token]: the completion tokens; plan: who sees whom, and from where each target is
-    predicted.
+    tokens, positions [row]; targets [token]: the completion tokens; plan: who sees whom, and from where each token of a
+    completion is predicted; said [token]: which of these are targets, and not what was heard.
     """
 
     tokens: Tensor
     positions: Tensor
     targets: Tensor
     plan: RowPlan
+    said: Tensor
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,13 @@ def only_some(batch: Batch, kept: Tensor) -> Batch:
     left = torch.unique(group[kept])
     prompt_tokens = torch.isin(batch[PROMPT_GROUP], left)
     tokens = kept[seq]
+    heard: dict[Field[Any], Any] = {}
+    if HEARD in batch:
+        also = tokens[batch[HEARD_BEFORE]]
+        heard = {HEARD: batch[HEARD][also], HEARD_BEFORE: (tokens.cumsum(0) - 1)[batch[HEARD_BEFORE][also]]}
     return Batch(
         {
+            **heard,
             IDS: [batch[IDS][at] for at in left.tolist()],
             GROUP: torch.searchsorted(left, group[kept]),
             PROMPT_TOKENS: batch[PROMPT_TOKENS][prompt_tokens],
@@ -157,14 +166,30 @@ def _parts(prompt: int, answers: Sequence[int], budget: int) -> list[int]:
 
 
 def lengths_of(batch: Batch) -> Lengths:
-    """How long the prompt of each group is, and each of its completions, in tokens."""
+    """How long the prompt of each group is, and each of its completions, in tokens, what was heard among them."""
     group = batch[GROUP]
     assert bool((group[1:] >= group[:-1]).all()), "completions of a batch lie in the order of their groups"
     prompts = torch.bincount(batch[PROMPT_GROUP], minlength=len(batch[IDS])).tolist()
-    answers = torch.bincount(batch[SEQ], minlength=len(group)).split(
-        torch.bincount(group, minlength=len(batch[IDS])).tolist()
-    )
+    sizes = torch.bincount(batch[SEQ], minlength=len(group))
+    if HEARD in batch:
+        sizes = sizes + torch.bincount(batch[SEQ][batch[HEARD_BEFORE]], minlength=len(group))
+    answers = sizes.split(torch.bincount(group, minlength=len(batch[IDS])).tolist())
     return [(prompt, part.tolist()) for prompt, part in zip(prompts, answers, strict=True)]
+
+
+def whole_answers(batch: Batch) -> tuple[Tensor, Tensor]:
+    """All that a completion holds, what it heard in its place, completions end to end [token and heard]; and where
+    among that its own tokens lie [token]."""
+    tokens = batch[TOKENS]
+    if HEARD not in batch:
+        return tokens, torch.arange(len(tokens))
+    heard, before = batch[HEARD], batch[HEARD_BEFORE]
+    # The one in front of token t has t tokens before it, and all that was heard until then.
+    own = torch.arange(len(tokens)) + torch.searchsorted(before, torch.arange(len(tokens)), right=True)
+    whole = tokens.new_empty(len(tokens) + len(heard))
+    whole[own] = tokens
+    whole[before + torch.arange(len(heard))] = heard
+    return whole, own
 
 
 def shared_row(batch: Batch) -> Row:
@@ -174,23 +199,29 @@ def shared_row(batch: Batch) -> Row:
 
 def plain_rows(batch: Batch) -> list[Row]:
     """One row for each completion, its prompt before it."""
-    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths_of(batch)])
-    answers = batch[TOKENS].split(torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist())
+    lengths = lengths_of(batch)
+    prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths])
+    whole, own = whole_answers(batch)
+    answers = whole.split([answer for _, part in lengths for answer in part])
+    sizes = torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist()
     rows: list[Row] = []
-    for group, answer in zip(batch[GROUP].tolist(), answers, strict=True):
+    start = 0
+    for group, answer, said in zip(batch[GROUP].tolist(), answers, own.split(sizes), strict=True):
         plan = row_plan([(len(prompts[group]), [len(answer)])])
         tokens = torch.cat([prompts[group], answer])
-        rows.append(Row(tokens, torch.arange(len(tokens)), answer, plan))
+        rows.append(Row(tokens, torch.arange(len(tokens)), answer[said - start], plan, said - start))
+        start += len(answer)
     return rows
 
 
 def _row(batch: Batch, lengths: Lengths) -> Row:
     prompts = batch[PROMPT_TOKENS].split([prompt for prompt, _ in lengths])
-    answers = batch[TOKENS].split([answer for _, part in lengths for answer in part])
+    whole, own = whole_answers(batch)
+    answers = whole.split([answer for _, part in lengths for answer in part])
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
     following = iter(answers)
     for prompt, (length, part) in zip(prompts, lengths, strict=True):
         tokens += [prompt, *(next(following) for _ in part)]
         positions += [torch.arange(length), *(torch.arange(length, length + answer) for answer in part)]
-    return Row(torch.cat(tokens), torch.cat(positions), batch[TOKENS], row_plan(lengths))
+    return Row(torch.cat(tokens), torch.cat(positions), batch[TOKENS], row_plan(lengths), own)

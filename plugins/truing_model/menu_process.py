@@ -11,6 +11,7 @@ from truing.check import PHASE_MODEL
 from truing.fields import (
     COMPLETIONS,
     GROUP,
+    HEARD,
     IDS,
     PROMPTS,
     SCORES,
@@ -90,6 +91,7 @@ class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
         SCORES: "and a process reward model in `path`",
         STEP_SCORES: "and a process reward model in `path`",
     }
+    refuses: ClassVar = {HEARD: "it judges completions of one turn: take [generator.environment] out"}
 
     path: Annotated[
         str,

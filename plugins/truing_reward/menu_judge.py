@@ -184,6 +184,8 @@ class Judge(JudgeSpec, frozen=True, kw_only=True):
         if LOGPROBS_OLD not in self.model.provides():
             what = f'a judge answers in words, and model "{self.model.name}" gives no log-probabilities'
             yield Fault("model", what, 'write use = "causal-lm"')
+        if self.reasoning:
+            yield from self.reasoning.one_turn("reasoning")
         if self.reasoning and (lacking := self.reasoning.requires() - _ASKED):
             needs = ", ".join(sorted(map(str, lacking)))
             yield Fault("reasoning", f'generator "{self.reasoning.name}" needs {needs}', 'write use = "engine"')

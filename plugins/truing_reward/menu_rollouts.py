@@ -99,6 +99,7 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Fault]:
         """Labels that the search cannot make, and options of another kind of label."""
+        yield from self.generator.one_turn("generator")
         if self.search == "binary" and self.label != "hard":
             what = f'binary search finds the first wrong step, and no share of all as label = "{self.label}" asks for'
             yield Fault("search", what, 'write label = "hard", or search = "all"')

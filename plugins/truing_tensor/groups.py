@@ -68,9 +68,9 @@ def take_completions(batch: Batch, kept: Tensor) -> Batch:
     alive = {"group": torch.ones(count(batch, "group"), dtype=torch.bool), "seq": kept}
     for dim in COUNTED_BY.keys() - alive.keys():
         alive[dim] = torch.ones(count(batch, dim), dtype=torch.bool)
-    for dim in ("token", "pair", "step"):
+    for dim in BELONGS:
         for key, value in batch.items():
-            if key.dims == dim and key.into:
+            if key.dims == dim != "seq" and key.into:
                 alive[dim] &= alive[key.into][value]
     chosen = {dim: torch.nonzero(alive[dim]).flatten() for dim in alive}
     return _picked(batch, chosen, {dim: _inverse(chosen[dim], len(alive[dim])) for dim in alive})

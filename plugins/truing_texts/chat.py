@@ -29,6 +29,7 @@ class Chat:
         self._origin = origin
         self._where = where
         self.chats = bool(self._tokenizer.chat_template)
+        self.end: int = self._tokenizer.eos_token_id
         self.frame = cache(self._frame)
 
     def tokens(self, conversation: Text) -> list[int]:

@@ -1,0 +1,1 @@
+"""Environments: what a model speaks to in completions of several turns."""
