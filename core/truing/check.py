@@ -38,7 +38,7 @@ _MENDS = {
     "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
 _LOOK = "add a [holdout], and say with loop.evaluate_every how often to look at it"
-_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "until", "best")
+_OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "refill", "until", "best")
 
 
 def check(
@@ -137,12 +137,16 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
             yield Problem(where, what, f'write "{HELD_OUT}{loop.best.metric}"')
         elif phase.holdout is None:
             yield Problem(where, "loop.best is told by a look at the holdout, and there is none", _LOOK)
-    if loop.staleness and phase.generator is None:
-        where = document.where(*phase.table("loop", "staleness"))
-        yield Problem(where, "loop.staleness is of completions that are sampled", "add a [generator], or take it out")
-    if loop.failures != Failures() and phase.generator is None:
-        where = document.where(*phase.table("loop", "failures"))
-        yield Problem(where, "loop.failures is of a generator and a scorer", "add a [generator], or take it out")
+    if phase.generator is None:
+        sampled = {
+            "staleness": (loop.staleness, "completions that are sampled"),
+            "refill": (loop.refill, "groups that a scorer or an advantage leaves out"),
+            "failures": (loop.failures != Failures(), "a generator and a scorer"),
+        }
+        for option, (given, what) in sampled.items():
+            if given:
+                where = document.where(*phase.table("loop", option))
+                yield Problem(where, f"loop.{option} is of {what}", "add a [generator], or take it out")
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
         yield Problem(

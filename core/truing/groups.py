@@ -45,6 +45,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
     Raises ValueError where their fields differ.
     """
     first = batches[0]
+    if len(batches) == 1:
+        return first
     if any(set(batch) != set(first) for batch in batches):
         raise ValueError(f"cannot join batches of different fields: {', '.join(map(repr, batches))}")
     values: dict[Field[Any], Any] = {}

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -71,13 +71,14 @@ class Parts(Stages):
 @dataclass(frozen=True)
 class Work:
     """One batch to learn from, and numbers to report with it. failed: groups that a stage failed on. error: the last
-    such failure, in words."""
+    such failure, in words. waves: what is left of each wave it was made of, by number; of groups that are sampled."""
 
     read: Read
     batch: Batch
     metrics: Metrics
     failed: int = 0
     error: str = ""
+    waves: Mapping[int, Batch] = field(default_factory=dict[int, Batch])
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Way:
 
     text: Callable[[Batch], Batch]
     admit: Callable[[int, Sequence[str]], None]
-    feed: Callable[[AsyncIterator[Read], MemoryObjectSendStream[Work]], Awaitable[None]]
+    feed: Callable[[Reading, MemoryObjectSendStream[Work]], Awaitable[None]]
     learned: Callable[[Work, int], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Metrics]]
     ahead: int = 1
@@ -219,7 +220,7 @@ class Training:
         """Where the data stands after a batch."""
         at, read = self.position, work.read
         self.error = work.error or self.error
-        lost = len(read.wave.prompts[IDS]) - len(work.batch[IDS]) - work.failed
+        lost = read.size - read.dropped - len(work.batch[IDS]) - work.failed
         return msgspec.structs.replace(
             at,
             epoch=read.epoch,
@@ -234,7 +235,7 @@ class Training:
     async def _feed(self, send: MemoryObjectSendStream[Work]) -> None:
         async with send:
             try:
-                await self._way.feed(self._reading.batches(), send)
+                await self._way.feed(self._reading, send)
             except Stopped:
                 return
 

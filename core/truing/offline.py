@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -12,7 +12,7 @@ from truing.events import Evaluated, Notice
 from truing.fields import IDS, Batch
 from truing.journal import PhaseFolder, Position
 from truing.loop import Parts, Way, Work, train
-from truing.reading import Read, open_source
+from truing.reading import Reading, open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, timed
@@ -36,8 +36,8 @@ def _nothing(wave: int, ids: Sequence[str]) -> None:
     pass
 
 
-async def _at_once(reads: AsyncIterator[Read], send: MemoryObjectSendStream[Work]) -> None:
-    async for read in reads:
+async def _at_once(reading: Reading, send: MemoryObjectSendStream[Work]) -> None:
+    async for read in reading.batches():
         await send.send(Work(read, read.wave.prompts, {}))
 
 

@@ -14,6 +14,7 @@ import anyio
 from truing.errors import RunFailed
 from truing.events import DataOpened, GroupDropped
 from truing.fields import IDS, Batch
+from truing.groups import joined
 from truing.journal import Position
 from truing.recipe import Loop
 from truing.run import Run, Stopped
@@ -50,31 +51,54 @@ class Reading:
         text: Callable[[Batch], Batch],
         admit: Callable[[int, Sequence[str]], None],
     ) -> None:
-        self._stages, self._loop, self._run, self._start = stages, loop, run, start
+        self._stages, self._loop, self._run = stages, loop, run
         self._text, self._admit = text, admit
         self.tickets = tickets
         self._free = anyio.Semaphore(tickets)
+        self._wave, self._groups = start.waves, start.groups
+        # What is missing of a batch is any number of groups, so they are read one by one where it is filled up.
+        self._piece = 1 if loop.refill else loop.batch
+        self._begin(start.epoch, start.read)
 
     async def batches(self) -> AsyncIterator[Read]:
         """Read and encode, a ticket for each batch."""
-        epoch, skip, wave, groups = self._start.epoch, self._start.read, self._start.waves, self._start.groups
-        while self._loop.steps or epoch < (self._loop.epochs or 1):
-            read = 0
-            async for raw in self._stages.source.batches(self._loop.batch, epoch):
-                size = len(raw[IDS])
-                read += size
-                if read <= skip:
-                    continue
-                await self._free.acquire()
-                wave += 1
-                self._admit(wave, raw[IDS])
-                encoded = await anyio.to_thread.run_sync(self._stages.model.encode, self._text(raw))
-                for group, reason in encoded.dropped:
-                    self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=wave))
-                taken = Wave(wave, groups, encoded.batch)
-                yield Read(taken, size, epoch, read, len(encoded.dropped), encoded.truncated)
-                groups += size
-            epoch, skip = epoch + 1, 0
+        while groups := await self._next(self._loop.batch):
+            await self._free.acquire()
+            yield await self._encoded(groups)
+
+    async def more(self, most: int) -> Read | None:
+        """A further batch for a ticket that is held, of so many groups or those that the epoch still has; None behind
+        the last."""
+        groups = await self._next(most)
+        return await self._encoded(groups) if groups else None
+
+    async def _next(self, most: int) -> Batch | None:
+        """The next groups of this epoch, or where it is over of the next one."""
+        found: list[Batch] = []
+        while not found and (self._loop.steps or self._epoch < (self._loop.epochs or 1)):
+            async for raw in self._source:
+                self._read += len(raw[IDS])
+                if self._read > self._skip:
+                    found.append(raw)
+                if len(found) * self._piece >= most:
+                    return joined(found)
+            if not found:
+                self._begin(self._epoch + 1, 0)
+        return joined(found) if found else None
+
+    def _begin(self, epoch: int, skip: int) -> None:
+        self._epoch, self._read, self._skip = epoch, 0, skip
+        self._source = self._stages.source.batches(self._piece, epoch)
+
+    async def _encoded(self, raw: Batch) -> Read:
+        self._wave += 1
+        self._admit(self._wave, raw[IDS])
+        encoded = await anyio.to_thread.run_sync(self._stages.model.encode, self._text(raw))
+        for group, reason in encoded.dropped:
+            self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=self._wave))
+        wave, size = Wave(self._wave, self._groups, encoded.batch), len(raw[IDS])
+        self._groups += size
+        return Read(wave, size, self._epoch, self._read, len(encoded.dropped), encoded.truncated)
 
     def give_back(self, left: int) -> None:
         """Give a ticket back, unless there are as many as steps left."""

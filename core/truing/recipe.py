@@ -62,6 +62,14 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "when it is learned from; 0: sampling and learning take turns",
         ),
     ] = 0
+    refill: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="with a generator: how often a batch that lost groups is filled up with fresh ones; 0: a step "
+            "is made of those that are left",
+        ),
+    ] = 0
     until: Annotated[
         list[Until], Meta(description="conditions on the phase's own metrics, the first of which ends it early")
     ] = []

@@ -33,14 +33,15 @@ def _steps(events: Iterable[Event]) -> Steps:
     for event in events:
         match event:
             case GroupTrained():
-                batches[event.phase, event.step] = event.digest
+                batches[event.phase, event.step] += event.digest
             case StepDone():
+                batches[event.phase, event.step] = ""
                 steps[event.phase, event.step] = {
                     key: repr(value) for key, value in event.metrics.items() if not key.startswith(_OF_THE_CLOCK)
                 }
             case _:
                 pass
-    return {key: (batches.get(key, ""), numbers) for key, numbers in steps.items()}
+    return {key: (batches[key], numbers) for key, numbers in steps.items()}
 
 
 def _differs(one: tuple[str, Mapping[str, str]] | None, other: tuple[str, Mapping[str, str]] | None) -> str:

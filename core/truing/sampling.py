@@ -115,14 +115,20 @@ class Sampling:
 
     async def compared(self, batch: Batch, wave: Wave) -> Batch:
         """Scored completions with their advantages. Groups that the estimator leaves out are dropped."""
-        if not self.stages.advantage or not batch[IDS]:
+        if not batch[IDS]:
             return batch
-        with timed(self.run, "estimate", wave.number):
-            kept = await self.run.on_device(self.stages.advantage.estimate, batch)
+        kept = await self.estimated(batch, wave.number)
         for lost in dict.fromkeys(batch[IDS]).keys() - set(kept[IDS]):
             reason = "its completions teach nothing: they are alike, or scored alike"
             self.run.bus.publish(GroupDropped(phase=self.run.phase, id=lost, reason=reason, wave=wave.number))
         return kept
+
+    async def estimated(self, batch: Batch, wave: int) -> Batch:
+        """What the estimator makes of scored completions."""
+        if not self.stages.advantage:
+            return batch
+        with timed(self.run, "estimate", wave):
+            return await self.run.on_device(self.stages.advantage.estimate, batch)
 
 
 @contextmanager

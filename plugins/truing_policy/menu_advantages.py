@@ -156,8 +156,8 @@ class DynamicSampling(AdvantageSpec, frozen=True, kw_only=True):
     """Drops groups whose scores are all equal, which teach nothing, and leaves the rest to another estimator (DAPO,
     arXiv:2503.14476, eq. 11).
 
-    The paper samples until a batch is full; here a step is made of what is left of its prompts, so set `loop.batch`
-    higher. A step of which nothing is left is none.
+    The paper samples until a batch is full: `loop.refill` says how often others are sampled in their place, and without
+    it a step is made of what is left. A step of which nothing is left is none.
     """
 
     name: ClassVar[str] = "dynamic-sampling"

@@ -49,7 +49,7 @@ use = "grpo"
 
 [generator]
 use = "engine"
-samples = 4
+samples = {samples}
 max_new_tokens = 5
 dtype = "fp32"
 device = "cpu"
@@ -59,7 +59,7 @@ use = "match"
 close = true
 
 [advantage]
-use = "group-relative"
+{advantage}
 
 [loop]
 batch = 2
@@ -68,6 +68,7 @@ evaluate_every = 1
 checkpoint_every = 1
 best = {{metric = "holdout/score", larger_is_better = false}}
 staleness = {staleness}
+refill = {refill}
 """
 PRINTABLE = "".join(map(chr, range(32, 127)))
 MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event", "best")
@@ -138,7 +139,10 @@ def fresh(root: Path, name: str, staleness: int) -> Path:
     # Whatever a fresh model writes is somewhat like these, more or less: so the weights move from the first step on.
     told = [{"id": f"row{at}", "prompt": f"{at}+{at}=", "completion": PRINTABLE[at:]} for at in range(8)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in told))
-    recipe = read(RECIPE.format(rows=rows, staleness=staleness), name, discover())
+    # Taking turns, groups that score alike are dropped and others read instead: the same ones, whenever it is killed.
+    dropping = {"advantage": 'use = "dynamic-sampling"\nof = { use = "group-relative" }', "refill": 2, "samples": 2}
+    way = {"advantage": 'use = "group-relative"', "refill": 0, "samples": 4} if staleness else dropping
+    recipe = read(RECIPE.format(rows=rows, staleness=staleness, **way), name, discover())
     return Journal.create(root / name, recipe, {}).folder
 
 
@@ -150,13 +154,21 @@ def came_to(folder: Path) -> dict[str, Any]:
     from truing.journal import Journal
 
     events = [event for _, event in Journal(folder).events()]
-    steps = {event.step: event for event in events if isinstance(event, GroupTrained)}
+    steps: dict[int, list[GroupTrained]] = {}
+    for event in events:
+        match event:
+            case StepDone():
+                steps[event.step] = []
+            case GroupTrained():
+                steps[event.step].append(event)
+            case _:
+                pass
     ages = [event.metrics["sample/staleness"] for event in events if isinstance(event, StepDone)]
     weights = folder / "model" / "model.safetensors"
     return {
         "status": Journal(folder).read().status,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "steps": {step: [steps[step].ids, steps[step].digest] for step in sorted(steps)},
+        "steps": {step: [[it.ids for it in waves], [it.digest for it in waves]] for step, waves in steps.items()},
         "ends": sorted(ends(events).items()),
         "oldest": max(ages),
         "best": [event.step for event in events if isinstance(event, BestKept)][-1],

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from truing.errors import RunFailed
-from truing.events import Evaluated, GroupDropped, StepDone
+from truing.events import Evaluated, GroupDropped, Notice, StepDone
 from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, OPPONENT, PROMPTS, SCORES, TOKENS, Batch
 from truing.run import Stop, Stopped
 from truing.sampling import numbers_of, prompts_of
 
-from .scenes import Picky, Scene, Writer
+from .scenes import Picky, Scene, Writer, ends
 
 
 @given(
@@ -72,15 +72,47 @@ def test_a_source_of_which_nothing_teaches_ends_the_run_with_a_reason(tmp_path: 
         Scene(tmp_path, Writer(), groups=2, advantage=Picky("0", "1"), steps=3).go()
 
 
+def test_a_wave_that_lost_groups_is_filled_up_before_it_is_learned_from(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer(), advantage=Picky("0", "1", "3", "4"), steps=2, refill=3).go()
+    assert [names for _, names in scene.writer.asked] == [["0", "1"], ["2", "3"], ["4"], ["5"], ["6", "7"]]
+    assert scene.model.learned == [["2", "5"], ["6", "7"]]
+    assert [event.metrics["sample/refilled"] for event in scene.of(StepDone)] == [4, 0]
+    assert [event.metrics["data/dropped"] for event in scene.of(StepDone)] == [4, 4]
+    assert not scene.of(Notice)
+    ends(scene.events)
+
+
+def test_a_wave_that_is_not_full_after_it_was_filled_up_often_enough_is_learned_from_and_told_once(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, Writer(), groups=4, advantage=Picky("0", "1", "2"), steps=2, refill=1).go()
+    assert scene.model.learned == [["3"], ["3"]]
+    (told,) = scene.of(Notice)
+    assert told.text.startswith("wave 1 lacks 1 of 2 groups after it was filled up 1 times; set loop.refill higher")
+
+
+def test_what_a_wave_was_filled_up_with_is_compared_with_the_rest_of_it(tmp_path: Path) -> None:
+    class Whole(Picky):
+        def estimate(self, batch: Batch) -> Batch:
+            seen.append(list(batch[IDS]))
+            return super().estimate(batch)
+
+    seen: list[list[str]] = []
+    Scene(tmp_path, Writer(), advantage=Whole("0"), steps=1, refill=1).go()
+    assert seen == [["0", "1"], ["2"], ["1", "2"]]
+
+
 def test_the_holdout_is_sampled_and_scored_before_after_and_on_the_way(tmp_path: Path) -> None:
     scene = Scene(tmp_path, Writer(), holdout=True, steps=4, evaluate_every=2).go()
     assert [(event.step, event.metrics["score"]) for event in scene.of(Evaluated)] == [(0, 0.5), (2, 0.5), (4, 0.5)]
 
 
+@pytest.mark.parametrize("refill", [0, 2])
 @pytest.mark.parametrize("staleness", [0, 2])
 def test_a_run_that_was_stopped_goes_on_with_nothing_learned_twice_and_nothing_left_out(
-    staleness: int, tmp_path: Path
+    staleness: int, refill: int, tmp_path: Path
 ) -> None:
+    picky, many = Picky("2", "5"), {"epochs": 2, "staleness": staleness, "refill": refill}
     stop = Stop()
 
     class Stopping(Writer):
@@ -90,11 +122,11 @@ def test_a_run_that_was_stopped_goes_on_with_nothing_learned_twice_and_nothing_l
                 raise Stopped
             return await super().generate(batch)
 
-    first = Scene(tmp_path, Stopping(), stop=stop, epochs=2, staleness=staleness).go()
+    first = Scene(tmp_path, Stopping(), stop=stop, advantage=picky, **many).go()
     done = len(first.of(StepDone))
-    assert 0 < done < 8
-    second = Scene(tmp_path, Writer(), resumed=True, epochs=2, staleness=staleness).go()
-    whole = Scene(tmp_path / "whole", Writer(), epochs=2, staleness=staleness).go()
+    assert 0 < done < 6
+    second = Scene(tmp_path, Writer(), resumed=True, advantage=picky, **many).go()
+    whole = Scene(tmp_path / "whole", Writer(), advantage=picky, **many).go()
     assert second.model.learned == whole.model.learned
     assert second.writer.synced[0] == done
 

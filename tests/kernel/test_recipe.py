@@ -57,7 +57,7 @@ def test_defaults_are_written_out_in_the_resolved_recipe(recipe: MakeRecipe) -> 
     assert resolved["loss"] == {"use": "toy", "scale": 1.0}
     failures = {"in_a_row": 8, "share": 0.1, "generate_seconds": 3600.0, "score_seconds": 3600.0}
     assert resolved["loop"].pop("failures") == failures
-    untouched = {"evaluate_every": 0, "checkpoint_every": 0, "keep": 2, "staleness": 0, "until": []}
+    untouched = {"evaluate_every": 0, "checkpoint_every": 0, "keep": 2, "staleness": 0, "refill": 0, "until": []}
     assert resolved["loop"] == {"batch": 2, **untouched}
     assert (resolved["name"], resolved["seed"]) == ("toy", 0)
 

@@ -136,6 +136,7 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
         "staleness": draw(st.integers(0, 3)),
         "advantage": Picky(*draw(st.sets(st.sampled_from(names), max_size=groups - 1))),
         draw(st.sampled_from(["steps", "epochs"])): draw(st.integers(1, 6)),
+        "refill": draw(st.integers(0, 3)),
         "failures": Failures(in_a_row=1000, generate_seconds=LIMIT, score_seconds=LIMIT),
     }
 
@@ -145,23 +146,44 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
 def test_under_any_schedule_the_bound_holds_every_group_ends_once_and_nothing_waits_for_ever(
     options: dict[str, Any],
 ) -> None:
-    plan, staleness, batch = options["plan"], options["staleness"], options["batch"]
+    plan, staleness, batch, refill = (options[name] for name in ("plan", "staleness", "batch", "refill"))
     scene = go(**options)
     ended = ends(scene.events)
     done, trained = scene.of(StepDone), scene.of(GroupTrained)
+    steps: dict[int, list[GroupTrained]] = {event.step: [] for event in done}
+    for event in trained:
+        steps[event.step].append(event)
     assert all(event.metrics["sample/staleness"] <= staleness for event in done)
     assert most_under_way(scene.events) <= (staleness + 1) * batch
-    assert [event.step for event in trained] == list(range(1, len(trained) + 1)) == [event.step for event in done]
-    assert [event.wave for event in trained] == sorted(event.wave for event in trained)
+    assert list(steps) == list(range(1, len(done) + 1))
+    assert all(1 <= len(waves) <= 1 + refill for waves in steps.values())
+    assert [event.wave for event in trained] == sorted({event.wave for event in trained})
     admitted = {event.wave: event.ids for event in scene.of(WaveAdmitted)}
     for event in trained:
         kept = set(event.ids)
         assert event.ids == [name for name in admitted[event.wave] if name in kept]
-    assert scene.model.learned == [event.ids for event in trained]
+    assert scene.model.learned == [[name for event in waves for name in event.ids] for waves in steps.values()]
+    assert scene.model.learned == packed(scene.events, batch, refill)
     if not plan.faults:
         assert "failed" not in ended.values()
     if "steps" in options and not scene.of(GroupFailed):
-        assert len(trained) == options["steps"]
+        assert len(done) == options["steps"]
+
+
+def packed(events: list[Event], batch: int, refill: int) -> list[list[str]]:
+    """What each step should be made of: waves in their order, until there are enough groups or were enough waves."""
+    kept = {event.wave: event.ids for event in events if isinstance(event, GroupTrained)}
+    steps: list[list[str]] = []
+    now: list[str] = []
+    waves = 0
+    for event in events:
+        if not isinstance(event, WaveAdmitted):
+            continue
+        assert len(event.ids) <= batch - len(now)
+        now, waves = now + kept.get(event.wave, []), waves + 1
+        if len(now) == batch or waves > refill:
+            steps, now, waves = [*steps, now], [], 0
+    return [names for names in [*steps, now] if names]
 
 
 @settings(deadline=None, max_examples=40)
