@@ -37,7 +37,8 @@ def told(*arguments: str) -> dict[str, Any]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # what a model wrote may hold signs that end a line for `splitlines`
+        return [json.loads(line) for line in lines]
 
 
 def write(path: Path, every: Iterable[Mapping[str, Any]]) -> Path:

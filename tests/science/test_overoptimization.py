@@ -1,8 +1,9 @@
 """Overoptimization as in Gao et al. (arXiv:2210.10760): a small policy, a gold reward model, proxies that learn of it.
 
 recipes/overoptimization.toml is run with four more proxies, a quarter of whose comparisons are turned round, alone and
-as an ensemble (arXiv:2310.02743). Under 15 minutes of one CPU core. TRUING_RUN names a run that was made before, of
-which all is said again. Tables are printed, and written to the file that TRUING_TABLE names, with a picture beside it.
+as an ensemble (arXiv:2310.02743), and with gold labels of fresh samples of the policies that came of it. Under 15
+minutes of one CPU core. TRUING_RUN names a run that was made before, of which all is said again. Tables are printed,
+and written to the file that TRUING_TABLE names, with a picture beside it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import pytest
-from tests.science.children import ran, told, truing, where
+from tests.science.children import ran, rows, told, truing, where
 
-from truing.events import Evaluated, StepDone
+from truing.events import BestKept, Evaluated, StepDone
 from truing.journal import Journal
-from truing.until import Until, Watch
+from truing.until import Best, Mark, Until, Watch
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "overoptimization.toml"
 MEMBERS, NOISE = 4, 0.25
+LEARNED = ("rl-few", "rl-many")
+JUDGED = ("sft", "rl-many", "rl-stopped")
 
 
 def noisy(number: int) -> str:
@@ -81,20 +84,47 @@ def recipe() -> str:
     scorer += "".join(of(f"noisy-{at}", f"noisy-{at}") for at in range(1, MEMBERS + 1))
     scorer += ensemble("wco", 'objective = "wco"') + ensemble("uwo", 'objective = "uwo"\npenalty = 0.5')
     sampled = (best + scorer + "\n" + loop).replace("phase.best.", "phase.best-noisy.")
-    return f"{text}\n{more}\n{sampled}"
+    return f"{text}\n{more}\n{sampled}\n" + "".join(judged(name) for name in JUDGED)
+
+
+def judged(policy: str) -> str:
+    """Gold labels of samples that nobody has seen, of a policy that was made."""
+    return f"""
+[phase.judged-{policy}.source]
+use = "reasoning-gym"
+tasks = ["spell_backward"]
+options.spell_backward.max_word_len = 8
+skip = 3200
+size = 64
+
+[phase.judged-{policy}.model]
+use = "causal-lm"
+path = "@{policy}"
+
+[phase.judged-{policy}.generator]
+use = "engine"
+samples = 16
+seats = 256
+max_new_tokens = 16
+
+[phase.judged-{policy}.loop]
+batch = 16
+{of("", "gold", f"[phase.judged-{policy}.scorer]")}"""
 
 
 class Stop(NamedTuple):
-    """A rule that ends learning."""
+    """A rule that ends learning, and by what the best look is told to which it goes back."""
 
     name: str
     conditions: Sequence[Until]
+    best: Best | None = None
 
 
 class Stopped(NamedTuple):
-    """What a rule came to: the step, and what the policy of that step is worth."""
+    """What a rule came to: where it ends, the step whose policy it keeps, and what that is worth."""
 
     rule: str
+    end: int
     step: int
     gold: float
     proxy: float
@@ -143,16 +173,26 @@ def test_members_that_are_penalised_for_disagreeing_are_worth_more_than_one_of_t
     assert last(courses["uwo"])["gold"]["value"] > single
 
 
-def test_a_stop_that_asks_gold_now_and_then_ends_better_than_none(run: Path, courses: Mapping[str, Any]) -> None:
-    """What other rules come to is in the table. None goes back to the best look: a phase ends with its last model."""
-    found = {stopped.rule: stopped for stopped in stops(run, fallen(courses))}
-    say(run, courses, list(found.values()))
-    assert found[PROBED].gold > found["none"].gold
+def test_a_stop_that_asks_gold_now_and_then_and_goes_back_ends_within_a_tenth_of_the_most_gold(
+    run: Path, courses: Mapping[str, Any]
+) -> None:
+    """What other rules come to is in the table. The same looks say which is best and what that is worth: samples that
+    none of them saw are the affair of the next test."""
+    say(run, courses)
+    course = fallen(courses)
+    found = {stopped.rule: stopped for stopped in stops(run, course)}
+    assert found[PROBED].gold >= 0.9 * course["gain"]["value"]
+    assert found[PROBED].end < found["none"].end
+
+
+def test_a_policy_that_was_stopped_and_went_back_is_worth_more_to_gold_than_one_that_was_not(run: Path) -> None:
+    worth = {policy: fresh(run, policy) for policy in JUDGED}
+    assert worth["rl-stopped"].mean > worth["rl-many"].mean
 
 
 def fallen(courses: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of the policies that learned, the one whose gold fell most."""
-    return max((courses[name] for name in ("rl-few", "rl-many")), key=lambda course: course["fall"]["value"])
+    return max((courses[name] for name in LEARNED), key=lambda course: course["fall"]["value"])
 
 
 def last(course: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -161,16 +201,18 @@ def last(course: Mapping[str, Any]) -> Mapping[str, Any]:
 
 # Rules that end learning, tried on what was reported: a phase that is ended early is the beginning of one that is not
 
-PROBED = "gold, probed"
+PROBED = "gold, probed, and back"
+GOLD, OTHER = "holdout/score/gold", "holdout/score/other"
 
 
 def rules(length: float) -> list[Stop]:
     """length: of completions at first."""
     return [
         Stop("none", []),
-        Stop(PROBED, [Until(metric="holdout/score/gold", patience=2)]),
-        Stop("gold, probed, less patience", [Until(metric="holdout/score/gold", patience=1)]),
-        Stop("held-out reward model", [Until(metric="holdout/score/other", patience=2)]),
+        Stop(PROBED, [Until(metric=GOLD, patience=2)], Best(metric=GOLD)),
+        Stop("gold, probed, less patience, and back", [Until(metric=GOLD, patience=1)], Best(metric=GOLD)),
+        Stop("gold, probed", [Until(metric=GOLD, patience=2)]),
+        Stop("held-out reward model, and back", [Until(metric=OTHER, patience=2)], Best(metric=OTHER)),
         *(
             Stop(f"KL budget, {budget} nats", [Until(metric="score/kl", above=float(budget))])
             for budget in (1, 2, 4, 8)
@@ -187,16 +229,26 @@ def rules(length: float) -> list[Stop]:
 
 def stops(run: Path, course: Mapping[str, Any]) -> Iterator[Stopped]:
     """Where each rule ends a phase, and what the policy is worth there."""
-    events = [event for _, event in Journal(run).events() if getattr(event, "phase", "") == course["name"]]
-    reported = [event for event in events if isinstance(event, StepDone | Evaluated)]
+    reported = of_phase(run, course["name"], StepDone | Evaluated)
     looks = [event for event in reported if isinstance(event, Evaluated)]
     for rule in rules(looks[0].metrics["sample/length"]):
         watch = Watch(rule.conditions, {})
-        step = next(
-            (event.step for event in reported if watch.enough(event.metrics, isinstance(event, Evaluated))), None
+        end = next(
+            (event.step for event in reported if watch.enough(event.metrics, isinstance(event, Evaluated))),
+            looks[-1].step,
         )
-        step = looks[-1].step if step is None else step
-        yield Stopped(rule.name, step, *(worth(course, name, step) for name in ("gold", "proxy", "kl")))
+        mark: Mark | None = None
+        for look in looks:
+            if rule.best and look.step <= end:
+                mark = rule.best.better(look.step, look.metrics, mark) or mark
+        step = mark.step if mark else end
+        yield Stopped(rule.name, end, step, *(worth(course, name, step) for name in ("gold", "proxy", "kl")))
+
+
+def of_phase(run: Path, name: str, kinds: Any) -> list[Any]:
+    """What a phase said of these kinds."""
+    events = (event for _, event in Journal(run).events())
+    return [event for event in events if isinstance(event, kinds) and event.phase == name]
 
 
 def worth(course: Mapping[str, Any], name: str, step: int) -> float:
@@ -208,12 +260,26 @@ def worth(course: Mapping[str, Any], name: str, step: int) -> float:
     raise AssertionError(f"no look at or after step {step}")
 
 
+class Worth(NamedTuple):
+    """The mean of gold labels over prompts, and its standard error."""
+
+    mean: float
+    error: float
+
+
+def fresh(run: Path, policy: str) -> Worth:
+    """What gold says of samples that nobody has seen."""
+    means = [fmean(row["scores"]) for row in rows(run / f"judged-{policy}" / "data" / "groups.jsonl")]
+    return Worth(fmean(means), stdev(means) / len(means) ** 0.5)
+
+
 # The table
 
 
-def say(run: Path, courses: Mapping[str, Any], found: Sequence[Stopped]) -> None:
+def say(run: Path, courses: Mapping[str, Any]) -> None:
     """Print the tables, and write them and the picture where TRUING_TABLE says."""
-    text = "\n".join([*told_courses(courses), "", *told_stops(found)]) + "\n"
+    rules = [line for name in LEARNED for line in (f"`{name}`", "", *told_stops(list(stops(run, courses[name]))), "")]
+    text = "\n".join([*told_courses(courses), "", *rules, *told_fresh(run)]) + "\n"
     print(f"\n{where()}\n\n{text}")
     if place := os.environ.get("TRUING_TABLE", ""):
         Path(place).write_text(text, encoding="utf-8")
@@ -242,10 +308,21 @@ def told_courses(courses: Mapping[str, Any]) -> Iterator[str]:
 
 
 def told_stops(found: Sequence[Stopped]) -> Iterator[str]:
-    yield "| rule | ends after | gold | proxy | KL |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "| rule | ends after | the policy of | gold | proxy | KL |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for it in found:
-        yield f"| {it.rule} | {it.step} steps | {it.gold:+.3f} | {it.proxy:+.2f} | {it.kl:.1f} |"
+        yield f"| {it.rule} | step {it.end} | step {it.step} | {it.gold:+.3f} | {it.proxy:+.2f} | {it.kl:.1f} |"
+
+
+def told_fresh(run: Path) -> Iterator[str]:
+    best, last = (of_phase(run, "rl-stopped", kind)[-1] for kind in (BestKept, StepDone))
+    yield f"rl-stopped: gold {best.value:+.3f} at step {best.step} of {last.step}"
+    yield ""
+    yield "| policy | gold of fresh samples |"
+    yield "| --- | --- |"
+    for policy in JUDGED:
+        worth = fresh(run, policy)
+        yield f"| `{policy}` | {worth.mean:+.3f} ± {worth.error:.3f} |"
 
 
 def figure(told: Mapping[str, Any]) -> str:
