@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -146,6 +147,9 @@ async def _phase(phase: Phase, journal: Journal, run: Run) -> None:
     except Stopped:
         status = "interrupted"
     finally:
+        with anyio.CancelScope(shield=True):
+            for end in reversed(run.ends):
+                await anyio.to_thread.run_sync(end)
         run.bus.publish(PhaseEnded(phase=phase.name, status=status))
 
 

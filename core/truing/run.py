@@ -86,7 +86,8 @@ class Run:
 
     folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage
     of the phase needs, so that a model knows, for example, whether to hold a reference. script: of the run that is
-    replayed, if this is a replay. stop: asks every stage to let go.
+    replayed, if this is a replay. stop: asks every stage to let go. ends: called when the phase is over, the last
+    first, in a thread that may wait: a component that holds more than memory adds how it is given back.
     """
 
     name: str
@@ -98,11 +99,12 @@ class Run:
     resumed: bool = False
     script: Script | None = None
     stop: Stop = field(default_factory=Stop)
+    ends: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
     device: DeviceThread = field(default_factory=lambda: DeviceThread())
 
     def at(self, phase: str, wanted: Fields) -> Run:
         """This run, seen from inside a phase."""
-        return replace(self, phase=phase, wanted=wanted)
+        return replace(self, phase=phase, wanted=wanted, ends=[])
 
     @property
     def phase_folder(self) -> Path:

@@ -88,7 +88,7 @@ def plan(
     memory = {
         "libraries": libraries,
         **_memory(outline, reference, tried, moved, largest),
-        **_sampling(outline, phase, cut),
+        **_sampling(outline, phase, cut, libraries),
     }
     # In a step of one piece, gradients come as activations go.
     apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
@@ -267,9 +267,10 @@ def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | 
     return Outline(plugin.CausalLm(path=named), source, _opened(source)[1], outline.wanted, outline.device)
 
 
-def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step]) -> dict[str, int]:
-    """What a generator takes that samples in this process: a copy of the model, and the keys of what it writes; as much
-    again if an opponent listens to the reference."""
+def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step], libraries: int) -> dict[str, int]:
+    """What a generator takes that samples on this machine: a copy of the model, and the keys of what it writes; as much
+    again if an opponent listens to the reference. In a process of its own also what that takes, and weights on the way.
+    """
     seats = getattr(phase.generator, "seats", None)
     if seats is None:
         return {}
@@ -282,7 +283,11 @@ def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step]) -> dict[str, 
     written *= getattr(phase.generator, "max_new_tokens", 0)
     prompts = max(len(step.batch[PROMPT_TOKENS]) for step in cut)
     cache = kv_cache(outline.config, written + prompts, dtype)
-    return {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
+    memory = {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
+    shared = getattr(phase.generator, "shared_copies", 0)
+    if shared and outline.device.type == "cpu":
+        memory |= {"its process": libraries, "shared weights": (shared + copies - 1) * outline.size.weights}
+    return memory
 
 
 def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:

@@ -1,0 +1,1 @@
+"""Components in processes of their own."""
