@@ -65,7 +65,7 @@ class Process(GeneratorSpec, frozen=True, kw_only=True):
         if any(isinstance(inner, Process) for _, inner in within(self.generator)):
             yield Fault("generator", "a process inside of a process", "name there what samples, and no other process")
         if self.cores and self.threads > len(self.cores):
-            what = f"{self.threads} threads would take turns on {len(self.cores)} cores"
+            what = f"{self.threads} threads would take turns on the cores {self.cores}"
             yield Fault("threads", what, f"set threads = {len(self.cores)}, or name more cores")
         if self.gpus and getattr(self.generator, "device", "") == "cpu":
             yield Fault("gpus", "what samples there stays on the CPU", 'leave gpus out, or set device = "cuda" in it')
