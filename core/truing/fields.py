@@ -154,6 +154,14 @@ MEMBER_SCORES: Field[Tensor] = Field("member_scores", "seq", "float32")
 """[seq, member]: what each member of an ensemble says of a completion."""
 SCORES_STD: Field[Tensor] = Field("scores_std", "seq", "float32")
 """How far the members of an ensemble are apart on a completion: their standard deviation."""
+TRAITS: Field[Tensor] = Field("traits", "seq", "float32")
+"""[seq, trait]: what a reward is made of. The first is what everybody sees in a completion, the others are what people
+care for more or less."""
+TASTES: Field[Tensor] = Field("tastes", "pair", "float32")
+"""[pair, trait]: how much who compared a pair cares for each trait, 1 for the first. Their product is the reward."""
+NORMAL_SCORES: Field[Tensor] = Field("normal_scores", "seq", "float32")
+"""[seq, 2]: of a reward that differs from one person to the next, its mean, and what softplus makes its standard
+deviation of."""
 SCALE: Field[Any] = Field("scale")
 """What the scores of a reward model were on its holdout: kept beside its weights, on no batch."""
 SCORE_PARTS: Field[list[dict[str, float]]] = Field("score_parts", "seq")

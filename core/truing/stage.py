@@ -173,9 +173,8 @@ class LossSpec(Spec[Loss], frozen=True, kw_only=True):
 
     def build(self, run: Run) -> Loss:
         function = partial(self.implementation(), **msgspec.structs.asdict(self))
-        made = function() if self.remembers else function
-        memory = made if self.remembers else None
-        return DeclaredLoss(made, self.requires(), self.whole_step, self.by_completion, memory)
+        memory = function() if self.remembers else None
+        return DeclaredLoss(memory or function, self.requires(), self.whole_step, self.by_completion, memory)
 
 
 class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):

@@ -31,7 +31,14 @@ Files = Annotated[
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="groups.jsonl, a run or RUN/PHASE that wrote one.", show_default=False)
 ]
-Scores = Annotated[str, typer.Option(metavar="FIELD", help="The scores, a number for each completion.")]
+Scores = Annotated[
+    str,
+    typer.Option(
+        metavar="FIELD",
+        help="The scores, a number for each completion. A key in braces is what a pair has under it: "
+        "'score_parts.{stratum}'.",
+    ),
+]
 By = Annotated[
     list[str] | None,
     typer.Option(

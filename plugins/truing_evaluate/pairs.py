@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truing.errors import Problem, UserError
-from truing_evaluate.calibration import calibration
-from truing_evaluate.intervals import Array, Whole, mean_of, share_of
+from truing_evaluate.calibration import by_width, calibration, error, folded, nll
+from truing_evaluate.intervals import Array, Whole, mean_of, resampled, share_of, sums_of
 from truing_evaluate.lengths import credit, lengths
 from truing_evaluate.rows import BadValue, Row, Scored, field, numbers, told
 from truing_evaluate.sections import WEIGHTS, pooled, rewardbench
-from truing_evaluate.shapes import Category, Margins, Pairwise, Rankings, Sections, Votes
+from truing_evaluate.shapes import Category, Figure, Margins, Pairwise, Rankings, Sections, Votes
 
 REWARDBENCH = "rewardbench"
 SMALL = 0.1
@@ -103,6 +103,7 @@ def pairwise(data: Scored, scores: str, keys: Sequence[str], sections: str | Non
         votes=against_votes(every),
         rankings=rankings(data, scores),
         by={key: categories(pairs, key) for key in keys},
+        worst={key: worst(pairs, key) for key in keys},
         sections=_sections(pairs, keys, sections) if sections else None,
     )
 
@@ -138,6 +139,8 @@ def categories(pairs: Pairs, key: str) -> list[Category]:
     for name in sorted(set(pairs.names[key])):
         some = pairs.only(names == name)
         right = credit(some.margins)
+        targets = np.ones_like(right) if some.votes is None else some.votes
+        sure = folded(some.margins, targets)
         found.append(
             Category(
                 name=name,
@@ -146,9 +149,26 @@ def categories(pairs: Pairs, key: str) -> list[Category]:
                 accuracy=share_of((right == 1).astype(float), some.group),
                 half_credit=float(right.mean()),
                 longer_wins=float(credit(some.longer).mean()),
+                nll=float(nll(some.margins, targets).mean()),
+                ece=error(*sure, by_width(sure[0])),
             )
         )
     return found
+
+
+def worst(pairs: Pairs, key: str) -> Figure:
+    """The least half-credit accuracy of any category under a key, as it would be of other prompts, too."""
+    names = sorted(set(pairs.names[key]))
+    inside = np.array([[name == other for other in names] for name in pairs.names[key]], dtype=float)
+    right = inside * credit(pairs.margins)[:, None]
+    places = np.unique(pairs.group, return_inverse=True)[1]
+    sums = sums_of(np.concatenate([right, inside], 1), places, int(places.max()) + 1)
+
+    def least(drawn: Array) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.fmin.reduce(drawn[:, : len(names)] / drawn[:, len(names) :], axis=1)
+
+    return resampled(sums, least)
 
 
 def rankings(data: Scored, scores: str) -> Rankings | None:
@@ -207,8 +227,8 @@ class Pair(NamedTuple):
 
 
 def _pairs(row: Row, scores: str, keys: Sequence[str], voted: bool) -> list[Pair]:
-    values = numbers(row, scores)
     places = _places(row)
+    values = _values(row, scores, places)
     votes = numbers(row, "soft", places, "pairs") if voted and places else [1.0] * len(places)
     names = [_names(row, key, places) for key in keys]
     found: list[Pair] = []
@@ -218,8 +238,23 @@ def _pairs(row: Row, scores: str, keys: Sequence[str], voted: bool) -> list[Pair
         if share < 0.5:
             better, worse, share = worse, better, 1 - share
         texts = row.texts[better], row.texts[worse]
-        found.append(Pair(values[better], values[worse], share, texts, [some[at] for some in names]))
+        found.append(Pair(values[at][better], values[at][worse], share, texts, [some[at] for some in names]))
     return found
+
+
+def _values(row: Row, scores: str, places: Sequence[Any]) -> list[list[float]]:
+    """The scores of a row's completions for each pair. `{key}` in their name is what the pair is called under a key."""
+    key = _asked_for(scores)
+    if not key:
+        return [numbers(row, scores)] * len(places)
+    names = _names(row, key, places)
+    found = {name: numbers(row, scores.replace(f"{{{key}}}", name)) for name in set(names)}
+    return [found[name] for name in names]
+
+
+def _asked_for(scores: str) -> str:
+    """The key in the name of the scores, "" if there is none."""
+    return scores.partition("{")[2].partition("}")[0]
 
 
 def _places(row: Row) -> list[tuple[int, int]]:
@@ -253,7 +288,7 @@ def _names(row: Row, key: str, places: Sequence[Any]) -> list[str]:
 
 def _ranking(row: Row, scores: str) -> tuple[Array, Array] | None:
     """Scores and ranks of a row with more than two completions that are ranked, or of one that beats all others."""
-    if len(row.texts) < 3:
+    if len(row.texts) < 3 or _asked_for(scores):
         return None
     values = np.array(numbers(row, scores))
     if "rank" in row.values:

@@ -119,7 +119,9 @@ def _show_pairs(told: Pairwise, scores: str) -> None:
     _facts("length, in characters", _of_lengths(told.lengths))
     for key, some in told.by.items():
         _table(
-            f"by {key}", ("NAME", "PAIRS", "PROMPTS", "ACCURACY", "HALF CREDIT", "LONGER WINS"), _of_categories(some)
+            f"by {key}",
+            ("NAME", "PAIRS", "PROMPTS", "ACCURACY", "HALF CREDIT", "NLL", "ECE", "LONGER WINS"),
+            _of_categories(some, told.worst[key]),
         )
     if told.sections:
         _show_sections(told.sections)
@@ -172,7 +174,7 @@ def _of_lengths(told: Lengths) -> Facts:
         yield "correlation", f"{told.correlation:+.3f} of margin with difference in length"
 
 
-def _of_categories(some: Sequence[Category]) -> list[tuple[str, ...]]:
+def _of_categories(some: Sequence[Category], least: Figure) -> list[tuple[str, ...]]:
     rows = [
         (
             it.name,
@@ -180,13 +182,15 @@ def _of_categories(some: Sequence[Category]) -> list[tuple[str, ...]]:
             f"{it.prompts:,}",
             figure(it.accuracy),
             _share(it.half_credit),
+            _share(it.nll),
+            _share(it.ece),
             _share(it.longer_wins),
         )
         for it in some
     ]
     if len(some) > 1:
         worst = min(some, key=lambda it: it.half_credit)
-        rows.append(("worst: " + worst.name, "", "", _share(worst.accuracy.value), _share(worst.half_credit), ""))
+        rows.append(("worst: " + worst.name, "", "", _share(worst.accuracy.value), figure(least), "", "", ""))
     return rows
 
 

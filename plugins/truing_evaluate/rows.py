@@ -46,8 +46,8 @@ class Scored(NamedTuple):
     rows: Sequence[Row]
 
     def has(self, *names: str) -> bool:
-        """Whether some row has all of these; then every row must, or it is told."""
-        return any(all(name in row.values for name in names) for row in self.rows)
+        """Whether some row has all of these, of `whole.part` the whole; then every row must, or it is told."""
+        return any(all(name.partition(".")[0] in row.values for name in names) for row in self.rows)
 
     def names(self) -> list[str]:
         """What any row has."""
@@ -126,7 +126,7 @@ def field(row: Row, name: str) -> Any:
     BadValue."""
     if name in row.values:
         return row.values[name]
-    whole, _, part = name.rpartition(".")
+    whole, _, part = name.partition(".")
     entries = row.values.get(whole)
     if not isinstance(entries, list):
         raise BadValue(f'no "{name}" in this row', did_you_mean(name, row.values))

@@ -96,7 +96,7 @@ class Rankings(Shape, frozen=True, kw_only=True):
 
 
 class Category(Shape, frozen=True, kw_only=True):
-    """Accuracy in a part of the pairs."""
+    """Accuracy and calibration in a part of the pairs. nll, ece: as of all pairs, undecided ones left out."""
 
     name: str
     pairs: int
@@ -104,6 +104,8 @@ class Category(Shape, frozen=True, kw_only=True):
     accuracy: Figure
     half_credit: float
     longer_wins: float
+    nll: float
+    ece: float
 
 
 class Section(Shape, frozen=True, kw_only=True):
@@ -126,7 +128,8 @@ class Sections(Shape, frozen=True, kw_only=True):
 
 class Pairwise(Shape, frozen=True, kw_only=True):
     """A reward model on pairs. ties: pairs scored alike. undecided: pairs whose votes are half and half, left out of
-    accuracies."""
+    accuracies. worst: for each key the least half-credit accuracy of its categories; the interval is that of the least,
+    whichever has it in a draw."""
 
     pairs: int
     prompts: int
@@ -140,6 +143,7 @@ class Pairwise(Shape, frozen=True, kw_only=True):
     votes: Votes | None
     rankings: Rankings | None
     by: dict[str, list[Category]]
+    worst: dict[str, Figure]
     sections: Sections | None
 
 

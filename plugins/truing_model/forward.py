@@ -15,10 +15,13 @@ from truing.fields import (
     ENTROPY,
     LOGPROBS,
     MEMBER_SCORES,
+    NORMAL_SCORES,
     SCORES,
     STEP_END,
     STEP_LOGITS,
     STEP_SCORES,
+    TASTES,
+    TRAITS,
     VALUES,
     Batch,
     Field,
@@ -34,16 +37,23 @@ HEADS: Mapping[Field[Tensor], str] = {
     VALUES: "value",
     SCORES: "score",
     MEMBER_SCORES: "score",
+    TRAITS: "score",
+    NORMAL_SCORES: "score",
+    TASTES: "tastes",
     STEP_SCORES: "step",
     STEP_LOGITS: "step",
 }
 """What the head that gives a field is called."""
 OF_TOKENS = fields(LOGPROBS, ENTROPY, COLLISION_ENTROPY, VALUES)
 """What is read off the positions that predict a completion token."""
-OF_COMPLETIONS = fields(SCORES, MEMBER_SCORES)
+OF_COMPLETIONS = fields(SCORES, MEMBER_SCORES, TRAITS, NORMAL_SCORES)
 """What is read off the last token of a completion."""
 OF_STEPS = fields(STEP_SCORES, STEP_LOGITS)
 """What is read off the last token of a step."""
+SEVERAL = fields(MEMBER_SCORES, TRAITS, NORMAL_SCORES, STEP_LOGITS)
+"""Where one number is not all."""
+SEAT: Field[Tensor] = Field("seat", "pair", "int64")
+"""The place of who compared a pair in the table of tastes; -1: nobody who is known."""
 
 
 class Network(nn.Module):
@@ -52,8 +62,9 @@ class Network(nn.Module):
     model: of transformers, or peft's wrapper of one. decoder: how a shared row goes through it; None: one completion at
     a time, as transformers does. heads: linear heads on the last hidden states, by their names in HEADS.
     gives: LOGPROBS, ENTROPY and COLLISION_ENTROPY [token] in nats, VALUES [token], SCORES [seq] and MEMBER_SCORES
-    [seq, member] read off the last token of a completion, STEP_SCORES [step] and STEP_LOGITS [step, 3] read off the
-    last token of a step. bf16: compute in bfloat16, whatever the type of the weights.
+    [seq, member], TRAITS and NORMAL_SCORES read off the last token of a completion, TASTES [pair] where the batch has
+    SEAT, STEP_SCORES [step] and STEP_LOGITS [step, 3] read off the last token of a step. bf16: compute in bfloat16,
+    whatever the type of the weights.
     """
 
     def __init__(
@@ -82,7 +93,10 @@ class Network(nn.Module):
         for start, row in zip(starts, rows, strict=False):
             steps = [end - start for end in ends if start <= end < start + len(row.targets)]
             found.append(self._row(row, row.said[steps].tolist(), device))
-        return Batch({key: torch.cat([part[key] for part in found]) for key in found[0]})
+        whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
+        if TASTES in self.gives and SEAT in batch:
+            whole[TASTES] = self.heads[HEADS[TASTES]](batch[SEAT].to(device))
+        return Batch(whole)
 
     def _row(self, row: Row, steps: list[int], device: torch.device) -> dict[Field[Tensor], Tensor]:
         plans = {
@@ -100,12 +114,11 @@ class Network(nn.Module):
         found: dict[Field[Tensor], Tensor] = {}
         if LOGPROBS in self.gives:
             found |= self._of_vocabulary(row, at["tokens"], device)
-        ends = ((SCORES, "ends"), (MEMBER_SCORES, "ends"))
-        for field, read in ((VALUES, "tokens"), *ends, (STEP_SCORES, "steps"), (STEP_LOGITS, "steps")):
-            if field in self.gives:
+        for some, read in ((fields(VALUES), "tokens"), (OF_COMPLETIONS, "ends"), (OF_STEPS, "steps")):
+            for field in some & self.gives:
                 head = self.heads[HEADS[field]]
                 numbers = head(at[read].to(_type_of(head))).float()
-                found[field] = numbers if field in (MEMBER_SCORES, STEP_LOGITS) else numbers[:, 0]
+                found[field] = numbers if field in SEVERAL else numbers[:, 0]
         return found
 
     def _hidden(self, row: Row, last: Plan, device: torch.device) -> Tensor:

@@ -32,6 +32,9 @@ from truing_model.plugin import PretrainedSpec
 
 logging.disable_progress_bar()
 
+KIND = "reward_kind"
+"""how the configuration of a model says that its numbers are no scores"""
+
 
 def load_tokenizer(spec: PretrainedSpec, path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises UserError if there is none."""
@@ -65,6 +68,11 @@ def numbers_of(spec: PretrainedSpec, path: str) -> int:
     config = _from(AutoConfig, place, options)
     scores = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     return config.num_labels if scores else 0
+
+
+def kind_of(spec: PretrainedSpec, path: str) -> str:
+    """What reads the numbers that a model gives, by the name of its spec; "": they are scores. Raises UserError."""
+    return str(getattr(_from(AutoConfig, *_place(spec, path)), KIND, ""))
 
 
 def origin(spec: PretrainedSpec, path: str) -> str:

@@ -311,10 +311,12 @@ def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
     # Here, because they are made from the specs above.
     from truing_model.menu_divergence import Divergence
+    from truing_model.menu_plural import PLURAL
     from truing_model.menu_policy import Policy
     from truing_model.menu_process import ProcessRewardModel, ProcessScorer
 
     return [
+        *PLURAL,
         Policy,
         ProcessRewardModel,
         ProcessScorer,

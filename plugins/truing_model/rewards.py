@@ -20,7 +20,7 @@ from truing.stage import Loss, LossValue
 from truing_model import plugin, scale
 from truing_model.causal import CausalLm
 from truing_model.forward import HEADS
-from truing_model.loading import load_scorer, numbers_of
+from truing_model.loading import kind_of, load_scorer, numbers_of
 from truing_model.lora import keep_head
 
 SEEN = "seen.json"
@@ -147,7 +147,9 @@ def _scoring(path: str, spec: plugin.RewardScorer, run: Run) -> RewardModel:
     """The model that a scorer asks. Raises UserError for one without a head that was trained."""
     options = {"path": path, "dtype": spec.dtype, "device": spec.device}
     alone = plugin.RewardModel(**options)
-    members = numbers_of(alone, run.resolve(path))
+    members, kind = numbers_of(alone, run.resolve(path)), kind_of(alone, run.resolve(path))
+    if kind:
+        raise UserError(Problem(path, f"it is a {kind}", f'write use = "{kind}" in the scorer'))
     if not members:
         what = "it is no reward model: it has no head that scores"
         raise UserError(Problem(path, what, 'name what a phase with [model] use = "reward-model" made'))

@@ -9,7 +9,6 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -19,10 +18,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from truing.errors import RunFailed
 from truing.fields import CHOSEN, GROUP, IDS, MARGIN, MEMBER_SCORES, REJECTED, SCORES, SCORES_STD, SOFT, Batch
-from truing.run import Run, gathered
-from truing.stage import LossValue, Scorer, Term
+from truing.run import Run
+from truing.stage import LossValue, Term
 from truing_reward import menu_ensembles
-from truing_reward.reports import half_right, of_pairs
+from truing_reward.reports import of_pairs
+from truing_tensor.comparisons import half_right
+from truing_tensor.members import asked
 
 Objective = Literal["mean", "wco", "uwo", "lcb"]
 
@@ -45,13 +46,6 @@ class Ensemble:
         spec = self._spec
         scores, deviation = combined(said, spec.objective, spec.penalty, spec.ddof)
         return batch.put_all({SCORES: scores, SCORES_STD: deviation, MEMBER_SCORES: said})
-
-
-async def asked(members: Sequence[Scorer], batch: Batch) -> Tensor:
-    """What each of several scorers says [seq, member], all asked at once; one that has members counts as those."""
-    answers = await gathered([partial(member.score, batch) for member in members])
-    said = [found[MEMBER_SCORES] if MEMBER_SCORES in found else found[SCORES][:, None] for found in answers]
-    return torch.cat([part.float() for part in said], 1)
 
 
 def combined(scores: Tensor, objective: Objective, penalty: float | None, ddof: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from truing.fields import CHOSEN, GROUP, LABEL, RANK, REJECTED, SCORES, SEQ, Batch
 from truing.stage import Term
-from truing_tensor.comparisons import correlation, ranked_apart
+from truing_tensor.comparisons import correlation, half_right, ranked_apart
 from truing_tensor.segments import segment_mean, segment_sum
 
 Metrics = Mapping[str, Term]
@@ -84,11 +84,6 @@ def of_labels(batch: Batch, nll: Tensor) -> Metrics:
     }
     means = {name: Term(values.sum(), "seq") for name, values in found.items()}
     return {**means, **correlation("label/correlation", reward, label, "seq"), **with_length(reward, lengths(batch))}
-
-
-def half_right(margin: Tensor) -> Tensor:
-    """1 where a margin is on the right side, 0 on the wrong one, one half where it is 0."""
-    return (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin)
 
 
 def lengths(batch: Batch) -> Tensor:

@@ -19,6 +19,9 @@ Per = Literal["token", "seq", "pair", "group", "step"] | float
 HALF_TIED: Mapping[TieModel, float] = {"rao-kupper": 3.0, "davidson": 1.0}
 """For each model of ties the nu under which two equal answers tie half the time."""
 
+_LEAST_DEVIATION = 1e-3
+"""so that two completions of which everybody thinks the same can be compared"""
+
 
 def won_or_tied(margin: Tensor, model: TieModel, nu: float) -> tuple[Tensor, Tensor]:
     """log p(the first one won) and log p(tied), each [pair]; margin [pair] by how much more the first is worth.
@@ -80,6 +83,16 @@ def correlation(name: str, x: Tensor, y: Tensor, per: Per, weight: float = 1.0) 
     x, y = x.detach().double(), y.detach().double()
     moments = {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
     return {f"{name}|{moment}": Term(values.sum(), per, weight) for moment, values in moments.items()}
+
+
+def mean_and_deviation(normal: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each [seq], of NORMAL_SCORES [seq, 2]; arXiv:2312.08358, section 4."""
+    return normal[:, 0], torch.nn.functional.softplus(normal[:, 1]) + _LEAST_DEVIATION
+
+
+def half_right(margin: Tensor) -> Tensor:
+    """1 where a margin is on the right side, 0 on the wrong one, one half where it is 0."""
+    return (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin)
 
 
 def _of_one_prompt(group: Tensor) -> tuple[Tensor, Tensor]:

@@ -229,6 +229,27 @@ def test_categories_come_from_metadata_from_the_row_or_from_each_pair(write: Wri
     assert accuracy == {"kind": {"easy": 1.0, "hard": pytest.approx(1 / 3)}, "stratum": {"old": 1.0, "young": 0.0}}
 
 
+def test_each_group_of_people_is_asked_for_its_own_scores_and_the_one_served_worst_is_told(write: Write) -> None:
+    def row(at: int, stratum: str, north: float, south: float) -> dict[str, Any]:
+        parts = [{"north": north, "south": south}, {"north": 0.0, "south": 0.0}]
+        return {"id": f"{at:02}", "pairs": [[0, 1]], "stratum": [stratum], "score_parts": parts}
+
+    rows = [row(at, "north", 2.0, -9.0) for at in range(12)]
+    rows += [row(12 + at, "south", -9.0, 1.0 if at < 3 else -1.0) for at in range(4)]
+    told = report(read(write(rows)), "score_parts.{stratum}", [], None, 0.0).pairs
+    assert told is not None
+    north, south = told.by["stratum"]
+    assert (north.half_credit, south.half_credit) == (1.0, 0.75)
+    assert (north.nll, south.nll) == pytest.approx(
+        (math.log1p(math.exp(-2)), math.log1p(math.exp(-1)) * 0.75 + math.log1p(math.exp(1)) * 0.25)
+    )
+    assert south.ece == pytest.approx(abs(0.75 - 1 / (1 + math.exp(-1))))
+    least = told.worst["stratum"]
+    assert least.value == 0.75
+    assert least.low < 0.5
+    assert least.high == 1.0
+
+
 def test_rewardbench_weighs_mathematics_as_all_code() -> None:
     accuracy = {subset: 0.5 for some in WEIGHTS.values() for subset in some}
     accuracy |= {"math-prm": 1.0, "mt-bench-easy": 1.0}
