@@ -12,8 +12,9 @@ demo: $(VENV)/.run
 	$(BIN)/truing run recipes/quickstart.toml
 	@echo "Look at it:  $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
+# A process for each core, and a thread for each process.
 test: $(VENV)/.develop
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.develop
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
-"""Running totals, one a line, and what is true of each line."""
+"""Sums worked out one number at a time, a line for each, and what is true of each line."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from truing.errors import Problem, UserError
 from truing.fields import Group
@@ -28,7 +28,9 @@ def load(spec: ArithmeticChains) -> Loaded:
     for number, question in enumerate(_questions(spec)):
         if number >= spec.skip:
             said = question if spec.chat else question + "\n"
-            steps = calls(question) if spec.form == "calls" else list(map(str, totals(question)))
+            steps = worked(question)
+            if spec.form == "calls":
+                steps.append(steps[-1].rpartition("=")[2])
             prompt, completions = laid_out(said, ["\n".join(steps)], spec)
             groups.append(Group(id=f"chain-{spec.seed}-{number}", prompt=prompt, completions=completions))
         if len(groups) == spec.size:
@@ -36,23 +38,16 @@ def load(spec: ArithmeticChains) -> Loaded:
     return Loaded(groups)
 
 
-def totals(question: str) -> list[int]:
-    """The steps of a question: those of "47 +3 -8" are 50 and 42."""
-    return list(accumulate(map(int, question.split())))[1:]
-
-
-def calls(question: str) -> list[str]:
-    """What a calculator is asked and says, and the answer: of "47 +3 -8" it is "47+3=50", "50-8=42" and "42"."""
-    start, *terms = question.split()
-    found = totals(question)
-    before = [start, *map(str, found)]
-    steps = [f"{total}{term}={after}" for total, term, after in zip(before, terms, found, strict=False)]
-    return [*steps, before[-1]]
+def worked(question: str) -> list[str]:
+    """The steps of a question: those of "47 +3 -8" are "47+3=50" and "50-8=42"."""
+    _, *terms = question.split()
+    totals = accumulate(map(int, question.split()))
+    return [f"{before}{term}={after}" for (before, after), term in zip(pairwise(totals), terms, strict=True)]
 
 
 def right_steps(question: str, solution: str) -> list[bool]:
-    """Whether each line of a solution is right: the total that the line before it says, with the next number added or
-    taken away. A line that stands where no number is left is wrong, and so is one that follows no total.
+    """Whether each line of a solution is right: what the line before it comes to, and the next number added or taken
+    away. A line that stands where no number is left is wrong, and so is one that follows no total.
 
     Behind a wrong line another may be right again: it follows from the wrong one, and leads nowhere all the same.
     """
@@ -60,8 +55,8 @@ def right_steps(question: str, solution: str) -> list[bool]:
     found: list[bool] = []
     for at, line in enumerate(solution.splitlines()):
         follows = before.isdecimal() and at < len(terms)
-        found.append(follows and line == str(int(before) + int(terms[at])))
-        before = line
+        found.append(follows and line == f"{before}{terms[at]}={int(before) + int(terms[at])}")
+        before = line.rpartition("=")[2]
     return found
 
 

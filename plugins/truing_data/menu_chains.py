@@ -1,4 +1,4 @@
-"""The menu entry of running totals, worked out step by step."""
+"""The menu entry of sums that are worked out step by step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from truing_data.handing_out import Bootstrap, Shuffle
 
 
 class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
-    """Running totals, one a line: no download, as many as you like, and of every step it is known whether it is right.
+    """Sums worked out one number at a time: no download, as many as you like, and of every step it is known whether it
+    is right.
 
-    "47 +3 -8" is answered by the lines "50" and "42". A step is right if it is the total before it with the next number
-    added or taken away; one that is wrong stays in all that follow. For trying out what judges steps.
+    "47 +3 -8" is answered by the lines "47+3=50" and "50-8=42". A step is right if it does what comes next to what the
+    step before it came to; a wrong total stays in all that follow. For trying out what judges steps.
 
-    With `form = "calls"` a step is a call of a calculator, "47+3=50", and the last total stands on a line of its own.
+    With `form = "calls"` the steps are calls of a calculator, and the last total stands on a line of its own.
 
     The questions of one source are all different. A holdout with the same options whose `skip` is the source's `size`
     therefore asks nothing that was trained on; another `seed` may repeat a question by chance.
@@ -31,9 +32,9 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     digits: Annotated[int, Meta(ge=1, le=9, description="digits of every total")] = 2
     largest: Annotated[int, Meta(ge=1, description="largest number to add or take away; the smallest is 1")] = 9
     form: Annotated[
-        Literal["totals", "calls"],
-        Meta(description="what a line of a demonstration is: a total, or what the calculator was asked and said"),
-    ] = "totals"
+        Literal["steps", "calls"],
+        Meta(description="what a demonstration shows: steps, or calls of a calculator and the answer behind them"),
+    ] = "steps"
     size: Annotated[int, Meta(ge=1, description="how many questions")] = 512
     skip: Annotated[
         int, Meta(ge=0, description="questions left out at the start; for a holdout, the `size` of the source")

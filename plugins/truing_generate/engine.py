@@ -36,7 +36,7 @@ from truing_generate.endings import Endings
 from truing_generate.sampling import Drawn, Sampler
 from truing_generate.turns import Hearing, Scene
 from truing_generate.voices import Sample, Talk, Voice, Voices
-from truing_tensor.machine import bf16_is_faster, keep_freed_memory
+from truing_tensor.machine import keep_freed_memory
 from truing_texts.chat import Chat
 
 
@@ -49,8 +49,6 @@ class Engine:
         self._run = run
         cuda = torch.cuda.is_available() and spec.device != "cpu"
         self._device = torch.device("cuda" if cuda else "cpu")
-        bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and bf16_is_faster(self._device.type))
-        self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._most = spec.seats or (256 if cuda else 64)
         self._sampler = Sampler(spec.temperature, spec.top_k, spec.top_p, spec.min_p)
         others = spec.temperature if spec.opponent_temperature is None else spec.opponent_temperature
@@ -116,7 +114,7 @@ class Engine:
         from transformers import AutoTokenizer
 
         mixture = self._spec.mixture if self._spec.opponents else 0.0
-        self._voices = Voices(weights, mixture, lambda origin: Voice(origin, self._dtype, self._device))
+        self._voices = Voices(weights, mixture, lambda origin: Voice(origin, self._spec.dtype, self._device))
         tokenizer: Any = AutoTokenizer.from_pretrained(weights.origin)
         self._endings = Endings(tokenizer, self._voices.policy.model, self._spec.ends(), self._spec.max_new_tokens)
         if self._scene:

@@ -23,6 +23,7 @@ from truing_generate.cache import Decode, Prefill, Prompt, Seats
 from truing_generate.endings import GOES_ON, Ending
 from truing_generate.turns import Rollout
 from truing_tensor.decoder import Decoder, plain_head
+from truing_tensor.machine import computes_in_bf16
 from truing_tensor.spans import prompt_plans
 
 _PREFILL = 2048
@@ -52,16 +53,17 @@ class Sample:
 
 
 class Voice:
-    """A copy of a model. Raises UserError for a model that cannot be sampled from here."""
+    """A copy of a model. dtype: "fp32", "bf16" or "auto". Raises UserError for one that cannot be sampled from here."""
 
-    def __init__(self, origin: str, dtype: torch.dtype, device: torch.device) -> None:
-        from transformers import AutoModelForCausalLM
+    def __init__(self, origin: str, dtype: str, device: torch.device) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(origin, dtype=dtype, use_safetensors=True)
+        width = AutoConfig.from_pretrained(origin).get_text_config().hidden_size
+        self._dtype = torch.bfloat16 if computes_in_bf16(dtype, device.type, width) else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(origin, dtype=self._dtype, use_safetensors=True)
         self.model = model.to(device).eval().requires_grad_(False)
         self.origin = origin
         self.device = device
-        self._dtype = dtype
         try:
             if plain_head(self.model) is None:
                 raise ValueError("it does more to its logits than one matrix product")

@@ -49,14 +49,14 @@ from truing_model.costs import costs_of, tokens_at_once
 from truing_model.encode import Encoder
 from truing_model.forward import HEADS, Network, decoder_for
 from truing_model.layout import Pieces, cut_into_pieces, only_some
-from truing_model.loading import cache_folder, load_model, load_tokenizer, origin
+from truing_model.loading import cache_folder, load_model, load_tokenizer, origin, width_of
 from truing_model.lora import add_lora, merged
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
 from truing_model.state import dump, load_heads, load_state, save_heads, save_state, trainable
 from truing_model.step import StepSums, counts_of, surrogate
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
-from truing_tensor.machine import bf16_is_faster, keep_freed_memory
+from truing_tensor.machine import computes_in_bf16, keep_freed_memory
 
 _AS_IT_IS: Mapping[Field[Any], Field[Tensor]] = {
     LOGPROBS_OLD: LOGPROBS,
@@ -81,8 +81,8 @@ class CausalLm:
         if spec.trust_remote_code:
             self._say(f"code that comes with the model {spec.path} is being run")
         self.device = self.accelerator.device
-        self.bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and bf16_is_faster(self.device.type))
         self.path = run.resolve(spec.path)
+        self.bf16 = computes_in_bf16(spec.dtype, self.device.type, width_of(spec, self.path))
         self.tokenizer = load_tokenizer(spec, self.path)
         self.encode_text = Encoder(self.tokenizer, spec.max_tokens, spec.overlong == "truncate")
         # Frozen weights lose nothing by being held in the type they are computed in; those that learn stay fp32.

@@ -70,6 +70,11 @@ def numbers_of(spec: PretrainedSpec, path: str) -> int:
     return config.num_labels if scores else 0
 
 
+def width_of(spec: PretrainedSpec, path: str) -> int:
+    """The width of a model's hidden states. Raises UserError."""
+    return int(_from(AutoConfig, *_place(spec, path)).get_text_config().hidden_size)
+
+
 def kind_of(spec: PretrainedSpec, path: str) -> str:
     """What reads the numbers that a model gives, by the name of its spec; "": they are scores. Raises UserError."""
     return str(getattr(_from(AutoConfig, *_place(spec, path)), KIND, ""))

@@ -43,7 +43,7 @@ from truing_model.head import CHUNK, token_logprobs
 from truing_model.layout import Costs
 from truing_model.lora import add_lora
 from truing_model.state import trainable
-from truing_tensor.machine import bf16_is_faster
+from truing_tensor.machine import computes_in_bf16
 
 _WORDS = 256
 """the vocabulary of a model that is tried"""
@@ -105,7 +105,7 @@ class Outline:
 
     @cached_property
     def bf16(self) -> bool:
-        return self.spec.dtype == "bf16" or (self.spec.dtype == "auto" and bf16_is_faster(self.device.type))
+        return computes_in_bf16(self.spec.dtype, self.device.type, self.config.get_text_config().hidden_size)
 
     @property
     def held(self) -> torch.dtype:

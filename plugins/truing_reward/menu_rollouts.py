@@ -56,10 +56,19 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
     label: Annotated[
         Literal["hard", "soft", "posterior"],
         Meta(
-            description="hard: 1 if any rollout comes out right, which is likely even where few would; soft: the share "
-            "of them that does; posterior: the mean of a Beta distribution that has seen them"
+            description="hard: 1 if `least` of the rollouts come out right; soft: the share of them that does; "
+            "posterior: the mean of a Beta distribution that has seen them"
         ),
     ] = "soft"
+    least: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="hard: the least share of rollouts that come out right from a right step. 0: a single one will "
+            "do, and then many a wrong step passes that is mended by chance (arXiv:2501.07301)",
+        ),
+    ] = 0.0
     prior: Annotated[
         float,
         Meta(gt=0, description="posterior: both parameters of the Beta distribution before it has seen any rollout"),
@@ -103,5 +112,7 @@ class StepRollouts(GeneratorSpec, frozen=True, kw_only=True):
         if self.search == "binary" and self.label != "hard":
             what = f'binary search finds the first wrong step, and no share of all as label = "{self.label}" asks for'
             yield Fault("search", what, 'write label = "hard", or search = "all"')
+        if self.least and self.label != "hard":
+            yield Fault("least", f'least has no effect with label = "{self.label}"', 'write label = "hard"')
         if self.prior != 1.0 and self.label != "posterior":
             yield Fault("prior", f'prior has no effect with label = "{self.label}"', 'write label = "posterior"')

@@ -74,7 +74,7 @@ class StepRollouts:
             await self._within_budget(trials, judge, some)
         if self._spec.search == "binary":
             for solution in solutions:
-                solution.known = _follows(solution)
+                solution.known = _follows(solution, self._spec.least)
         return self._labelled(written, solutions, trials.spent)
 
     async def _within_budget(self, trials: Trials, judge: Judge, prompts: Sequence[Sequence[Solution]]) -> None:
@@ -131,7 +131,7 @@ class StepRollouts:
             for solution, step in asked:
                 first, last = left.pop(solution)
                 if step in solution.known:
-                    left[solution] = (step + 1, last) if solution.known[step].solved else (first, step)
+                    left[solution] = (step + 1, last) if solution.known[step].leads(self._spec.least) else (first, step)
 
     def _labelled(self, batch: Batch, solutions: Sequence[Solution], spent: Sequence[int]) -> Batch:
         """The batch with all that is known of its steps."""
@@ -146,7 +146,7 @@ class StepRollouts:
             STEP_END: [
                 (starts[seq] + it.ends[step] if step < it.open else starts[seq + 1]) - 1 for seq, it, step in steps
             ],
-            STEP_LABELS: [label_of(tally, self._spec.label, self._spec.prior) for tally in tallies],
+            STEP_LABELS: [label_of(tally, self._spec) for tally in tallies],
             menu.STEP_ROLLOUTS: [tally.tried for tally in tallies],
             menu.STEP_SOLVED: [tally.solved for tally in tallies],
             menu.STEP_LOW: [low for low, _ in shares],
@@ -167,15 +167,15 @@ class StepRollouts:
         return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
 
-def label_of(tally: Tally, kind: str, prior: float) -> float:
+def label_of(tally: Tally, spec: menu.StepRollouts) -> float:
     """The label of a step: hard, soft, or the mean of the posterior under Beta(prior, prior)."""
     if not tally.tried:
         return tally.label
-    if kind == "hard":
-        return float(tally.solved > 0)
-    if kind == "soft":
+    if spec.label == "hard":
+        return float(tally.leads(spec.least))
+    if spec.label == "soft":
         return tally.solved / tally.tried
-    return (tally.solved + prior) / (tally.tried + 2 * prior)
+    return (tally.solved + spec.prior) / (tally.tried + 2 * spec.prior)
 
 
 def interval(tally: Tally) -> tuple[float, float]:
@@ -191,14 +191,14 @@ def interval(tally: Tally) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _follows(solution: Solution) -> dict[int, Tally]:
+def _follows(solution: Solution, least: float) -> dict[int, Tally]:
     """What is known of a solution's steps after a search: all before one from which it came out right are right, too;
     then comes the first from which it did not, and behind that nothing is known."""
     known = solution.known
     if solution.right:
         return {step: known.get(step, Tally(label=1.0)) for step in range(len(solution.ends))}
-    good = 1 + max((step for step, tally in known.items() if tally.solved), default=-1)
-    bad = sorted(step for step, tally in known.items() if not tally.solved)[:1]
+    good = 1 + max((step for step, tally in known.items() if tally.leads(least)), default=-1)
+    bad = sorted(step for step, tally in known.items() if not tally.leads(least))[:1]
     return {step: known.get(step, Tally(label=1.0)) for step in range(good)} | {step: known[step] for step in bad}
 
 

@@ -40,6 +40,10 @@ class Tally:
     label: float = 0.0
     exact: bool = False
 
+    def leads(self, least: float) -> bool:
+        """Whether rollouts came out right, and at least this share of them."""
+        return self.solved > 0 and self.solved >= least * self.tried
+
 
 @dataclass(eq=False)
 class Solution:

@@ -9,13 +9,24 @@ from functools import cache
 
 import torch
 
+_NARROW = 128
+"""below this width of its hidden states a model gains nothing from bfloat16 and loses digits: casting takes the time
+that products save"""
+
+
+def computes_in_bf16(wanted: str, device: str, width: int) -> bool:
+    """Whether a model computes in bfloat16. wanted: "bf16", "fp32", or "auto": where it is faster, for a model whose
+    hidden states are as wide as `width`."""
+    return wanted == "bf16" or (wanted == "auto" and width >= _NARROW and _bf16_is_faster(device))
+
 
 @cache
-def bf16_is_faster(device: str) -> bool:
+def _bf16_is_faster(device: str) -> bool:
     """Whether matrix products in bfloat16 are clearly faster than in fp32 on this device."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    left, right = torch.randn(256, 1024), torch.randn(1024, 1024)
+    # Whoever asks may be about to make a model without memory, on the device "meta".
+    left, right = torch.randn(256, 1024, device=device), torch.randn(1024, 1024, device=device)
     return 1.2 * _seconds(left.bfloat16(), right.bfloat16()) < _seconds(left, right)
 
 

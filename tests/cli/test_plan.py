@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.memory import peak_bytes
 
 from truing.plugins import discover
 from truing.recipe import Phase, load
@@ -311,11 +312,5 @@ def test_a_tiny_run_takes_the_memory_that_was_planned(name, tmp_path):
         [*command, "plan", recipe, "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     planned = max(phase["estimate"]["peak"] for phase in json.loads(asked.stdout)["phases"])
-    process = subprocess.Popen(
-        [*command, "run", recipe, "--quiet"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert planned == pytest.approx(used.ru_maxrss * unit, rel=0.25)
+    used = peak_bytes([*command, "run", recipe, "--quiet"], tmp_path, environment)
+    assert planned == pytest.approx(used, rel=0.25)

@@ -1,4 +1,4 @@
-"""Running totals: what is asked, what is answered, and what is true of each step."""
+"""Sums worked out step by step: what is asked, what is answered, and what is true of each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from truing.bus import Bus
 from truing.errors import UserError
 from truing.fields import COMPLETIONS, IDS, PROMPTS, Batch, Group
 from truing.run import Run
-from truing_data.chains import load, right_steps, totals
+from truing_data.chains import load, right_steps, worked
 from truing_data.menu_chains import ArithmeticChains
 
 
@@ -25,16 +25,17 @@ def questions(**options: Any) -> list[str]:
     return [str(group.prompt).strip() for group in groups(**options)]
 
 
-def test_every_number_makes_a_new_total() -> None:
-    assert totals("47 +3 -8") == [50, 42]
+def test_a_sum_is_worked_out_one_number_a_line() -> None:
+    assert worked("47 +3 -8") == ["47+3=50", "50-8=42"]
 
 
 @pytest.mark.parametrize(("digits", "largest"), [(1, 9), (2, 9), (3, 40)])
 def test_every_total_has_its_digits_and_every_step_of_an_answer_is_right(digits: int, largest: int) -> None:
     for group in groups(size=100, operations=5, digits=digits, largest=largest):
         question, solution = str(group.prompt).strip(), str(group.completions[0])
-        assert {len(total) for total in [question.split()[0], *solution.splitlines()]} == {digits}
-        assert int(solution.splitlines()[-1]) == sum(map(int, question.split()))
+        totals = [line.rpartition("=")[2] for line in solution.splitlines()]
+        assert {len(total) for total in [question.split()[0], *totals]} == {digits}
+        assert int(totals[-1]) == sum(map(int, question.split()))
         assert {abs(int(term)) for term in question.split()[1:]} <= set(range(1, largest + 1))
         assert right_steps(question, solution) == [True] * 5
 
@@ -49,14 +50,15 @@ def test_numbers_are_added_and_taken_away_alike() -> None:
 @pytest.mark.parametrize(
     ("solution", "right"),
     [
-        ("50\n42", [True, True]),
-        ("40\n32", [False, True]),
-        ("50\n32", [True, False]),
-        ("50\n42\n42", [True, True, False]),
-        ("50", [True]),
+        ("47+3=50\n50-8=42", [True, True]),
+        ("47+3=40\n40-8=32", [False, True]),
+        ("47+3=40\n50-8=42", [False, False]),
+        ("47+3=50\n50-9=41", [True, False]),
+        ("47+3=50\n50-8=42\n42+0=42", [True, True, False]),
+        ("47+3=50", [True]),
         ("well\n-8", [False, False]),
-        (" 50", [False]),
-        ("050", [False]),
+        ("47 +3=50", [False]),
+        ("47+3=050", [False]),
         ("", []),
     ],
 )

@@ -232,10 +232,15 @@ def test_a_blank_solution_has_no_steps(bytes_folder: Path) -> None:
 
 
 def test_labels_are_hard_soft_or_a_posterior_mean() -> None:
+    def label(tally: Tally, kind: Any, **options: Any) -> float:
+        return label_of(tally, StepRollouts(generator=Writer(), scorer=Judge(), label=kind, **options))
+
     tally = Tally(tried=8, solved=1)
-    assert [label_of(tally, kind, 1.0) for kind in ("hard", "soft", "posterior")] == [1.0, 0.125, 0.2]
-    assert label_of(tally, "posterior", 0.5) == pytest.approx(1.5 / 9)
-    assert label_of(Tally(label=1.0), "soft", 1.0) == 1.0
+    assert [label(tally, kind) for kind in ("hard", "soft", "posterior")] == [1.0, 0.125, 0.2]
+    assert label(tally, "posterior", prior=0.5) == pytest.approx(1.5 / 9)
+    assert label(Tally(label=1.0), "soft") == 1.0
+    assert [label(tally, "hard", least=least) for least in (0.125, 0.13)] == [1.0, 0.0]
+    assert label(Tally(tried=8), "hard") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -258,8 +263,8 @@ def test_a_share_that_was_not_measured_may_be_anything() -> None:
 
 
 def test_options_that_contradict_each_other_are_told() -> None:
-    spec = StepRollouts(generator=Writer(), scorer=Judge(), search="binary", prior=0.5)
-    assert [fault.option for fault in spec.problems()] == ["search", "prior"]
+    spec = StepRollouts(generator=Writer(), scorer=Judge(), search="binary", prior=0.5, least=0.5)
+    assert [fault.option for fault in spec.problems()] == ["search", "least", "prior"]
     assert {COMPLETIONS, STEP_LABELS, SCORES} <= spec.provides()
     assert PROMPT_TOKENS in spec.requires()
     assert COMPLETIONS not in spec.requires()
