@@ -100,6 +100,9 @@ def _tables(phase: Phase, document: Document, present: set[str], makes_data: boo
         if table in present and "generator" not in present and not makes_data:
             what = f"the {table} {does} what a generator writes, and this phase has none"
             yield Problem(document.where(*phase.table(table)), what, "add a [generator], or take it out")
+    if "look" in present and (makes_data or not {"generator", "holdout"} <= present):
+        what = "the look is at what a generator writes for a [holdout], while something is learned"
+        yield Problem(document.where(*phase.table("look")), what, "add both, or take it out")
 
 
 def _data_loop(phase: Phase, document: Document, present: set[str]) -> Iterator[Problem]:
@@ -147,6 +150,9 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
             if given:
                 where = document.where(*phase.table("loop", option))
                 yield Problem(where, f"loop.{option} is of {what}", "add a [generator], or take it out")
+    if phase.look and phase.look.beside and (loop.best or any(each.metric.startswith(HELD_OUT) for each in loop.until)):
+        where = document.where(*phase.table("look", "beside"))
+        yield Problem(where, "loop.best and loop.until wait for a look, so nothing goes on beside it", "take it out")
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
         yield Problem(
@@ -207,7 +213,12 @@ def _contract(
         if opening is None:
             continue
         have = _encoded(phase, opening.provides()) if phase.generator or makes_data else opening.provides()
-        past = ("source", "holdout", *(("model",) if makes_data else () if phase.generator else _SAMPLED))
+        past = (
+            "source",
+            "holdout",
+            *(("look",) if first == "source" else ()),
+            *(("model",) if makes_data else () if phase.generator else _SAMPLED),
+        )
         if phase.generator and first == "holdout":
             # Completions are sampled and scored; nothing is learned from them.
             past = (*past, "advantage", "model", "optimizer", "loss")
@@ -226,7 +237,7 @@ def _contract(
                         f"{what} from [holdout]",
                         "map the same columns as in [source]",
                     )
-                elif first == "source" or phase.source is None:
+                elif first == "source" or table == "look" or phase.source is None:
                     mend = "\n".join(registry.providers(need, _no_help(phase, need)))
                     yield Problem(
                         document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table)))

@@ -175,6 +175,8 @@ def _stages(phase: Phase, run: Run) -> Stages:
         model=phase.model.build(run),
         generator=phase.generator.build(run) if phase.generator else None,
         scorer=phase.scorer.build(run) if phase.scorer else None,
+        look=phase.look.build(run) if phase.look else None,
+        beside=bool(phase.look and phase.look.beside),
         advantage=phase.advantage.build(run) if phase.advantage else None,
         options=_flat(phase),
     )

@@ -66,6 +66,15 @@ class Evaluated(Event, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
+class SamplesShown(Event, frozen=True, kw_only=True):
+    """Some of what was sampled for a look at the holdout, for people to read."""
+
+    phase: str
+    step: int
+    rows: list[dict[str, Any]]
+    """`id`, `prompt`, `completion` and `score` of each completion"""
+
+
 class WaveAdmitted(Event, frozen=True, kw_only=True):
     """The groups that one step is to learn from were read, to be sampled.
 

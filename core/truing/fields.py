@@ -121,6 +121,10 @@ METADATA: Field[list[dict[str, Any]]] = Field("metadata", "group")
 SEEDS: Field[list[int]] = Field("seeds", "group")
 """What the samples of a prompt are drawn from, with its id and the number of each: the loop sets it before sampling,
 from the run's seed and from how many groups the phase had read, so neither a worker nor the time of day has a say."""
+SAMPLES: Field[int] = Field("samples")
+"""How many completions of each prompt are asked for, where it is another number than a generator was made for."""
+TEMPERATURE: Field[float] = Field("temperature")
+"""At which temperature they are to be sampled, where it is another than a generator was made for."""
 GROUP: Field[Tensor] = Field("group", "seq", "int64", into="group")
 CHOSEN: Field[Tensor] = Field("chosen", "pair", "int64", into="seq")
 REJECTED: Field[Tensor] = Field("rejected", "pair", "int64", into="seq")

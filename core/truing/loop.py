@@ -87,8 +87,8 @@ class Way:
 
     text: what is encoded of a batch. admit: called with the number and the ids of each batch that is read. feed: turns
     what was read into what is learned from, in the same order. learned: after each step, and for each batch that lost
-    all its groups. evaluate: at a step, on what is kept out of training, empty if nothing is. ahead: batches that may
-    be ready while one is learned from.
+    all its groups. evaluate: at a step, on what is kept out of training, empty if nothing is or nobody waits for it.
+    settled: waits for what nobody waited for. ahead: batches that may be ready while one is learned from.
     """
 
     text: Callable[[Batch], Batch]
@@ -96,6 +96,7 @@ class Way:
     feed: Callable[[Reading, MemoryObjectSendStream[Work]], Awaitable[None]]
     learned: Callable[[Work, int], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Metrics]]
+    settled: Callable[[], Awaitable[None]]
     ahead: int = 1
 
 
@@ -173,6 +174,7 @@ class Training:
         last, run = self.position.step, self._run
         if self._looked != last:
             await self.look(last)
+        await self._way.settled()
         if run.stop:
             if last > self._saved:
                 await self._checkpoint()
@@ -269,6 +271,7 @@ class Training:
             self._lag = max(self._lag, time.perf_counter() - began - _LAG_SECONDS)
 
     async def _checkpoint(self) -> None:
+        await self._way.settled()
         self._saved = self.position.step
         with timed(self._run, "checkpoint"):
             path = await self._run.on_device(self._folder.save, self.position, self._parts.keep, self._loop.keep)

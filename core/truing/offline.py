@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -23,7 +24,8 @@ async def offline(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> No
 
     async def begin(start: Position) -> Way:
         holdout = await _holdout(parts, run)
-        return Way(_as_it_is, _nothing, _at_once, _nothing_follows, lambda step: _evaluate(parts, holdout, run, step))
+        look = partial(_evaluate, parts, holdout, run)
+        return Way(_as_it_is, _nothing, _at_once, _nothing_follows, look, _nothing_to_wait_for)
 
     await train(parts, loop, run, folder, begin)
 
@@ -42,6 +44,10 @@ async def _at_once(reading: Reading, send: MemoryObjectSendStream[Work]) -> None
 
 
 async def _nothing_follows(work: Work, step: int) -> None:
+    pass
+
+
+async def _nothing_to_wait_for() -> None:
     pass
 
 

@@ -24,30 +24,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from truing.errors import RunFailed, first_cause
-from truing.events import Evaluated, GroupDropped, GroupFailed, GroupTrained, Notice, WaveAdmitted
+from truing.events import GroupDropped, GroupFailed, GroupTrained, Notice, WaveAdmitted
 from truing.fields import IDS, Batch
 from truing.groups import joined, part
 from truing.journal import PhaseFolder, Position
+from truing.looking import Looking
 from truing.loop import Parts, Way, Work, train
-from truing.reading import Read, Reading, open_source
+from truing.reading import Read, Reading
 from truing.recipe import Loop
-from truing.run import Run, Stopped
-from truing.sampling import Metrics, Sampling, Wave, digest_of, numbers_of, timed
+from truing.run import Run
+from truing.sampling import Metrics, Sampling, digest_of, numbers_of
 
 
 async def online(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder) -> None:
     """Learn from what the model itself writes. Raises RunFailed and UserError."""
-    waves = Waves(parts, Sampling.of(parts, run, loop.failures), run, loop.batch, loop.refill)
+    try:
+        async with anyio.create_task_group() as beside:
+            await _online(parts, loop, run, folder, beside)
+            # Of a run that is asked to stop nothing goes on; of any other every look is over.
+            beside.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from None
+
+
+async def _online(parts: Parts, loop: Loop, run: Run, folder: PhaseFolder, beside: TaskGroup) -> None:
+    sampling = Sampling.of(parts, run, loop.failures)
+    looking = Looking(parts.holdout, sampling, run, beside)
+    waves = Waves(parts, sampling, run, looking, loop.batch, loop.refill)
 
     async def begin(start: Position) -> Way:
-        waves.sampling.attempts.read, waves.sampling.attempts.failed = start.groups, start.failed
-        await waves.sampling.publish()
-        held = await waves.holdout()
-        text, ahead = waves.sampling.text, loop.staleness
-        return Way(text, waves.admit, waves.feed, waves.learned, lambda step: waves.evaluate(held, step), ahead)
+        sampling.attempts.read, sampling.attempts.failed = start.groups, start.failed
+        await sampling.publish()
+        await looking.open()
+        ahead = loop.staleness
+        return Way(sampling.text, waves.admit, waves.feed, waves.learned, looking.look, looking.over, ahead)
 
     with run.bus.subscribe(GroupDropped, GroupFailed) as ends:
         try:
@@ -91,6 +105,7 @@ class Waves:
     parts: Parts
     sampling: Sampling
     run: Run
+    looking: Looking
     size: int
     refill: int
     open: dict[int, Sequence[str]] = field(default_factory=dict[int, Sequence[str]])
@@ -191,6 +206,7 @@ class Waves:
                 )
                 self.run.bus.publish(told)
         if work.batch[IDS]:
+            await self.looking.sampled()
             await self.sampling.publish()
 
     def give_up(self, ends: MemoryObjectReceiveStream[GroupDropped | GroupFailed]) -> None:
@@ -204,36 +220,3 @@ class Waves:
                 if (wave, name) not in lost:
                     reason = "the phase ended before it was learned from"
                     self.run.bus.publish(GroupDropped(phase=self.run.phase, id=name, reason=reason, wave=wave))
-
-    async def holdout(self) -> Batch | None:
-        """The prompts that are kept out of training, encoded."""
-        if self.parts.holdout is None:
-            return None
-        info = await open_source(self.parts.holdout, "holdout", self.run)
-        async for raw in self.parts.holdout.batches(info.groups, 0):
-            encoded = await anyio.to_thread.run_sync(self.parts.model.encode, self.sampling.text(raw))
-            if not encoded.batch[IDS]:
-                raise RunFailed(f"every prompt of the holdout {info.origin} was dropped: {encoded.dropped[0][1]}")
-            return encoded.batch
-        return None
-
-    async def evaluate(self, held: Batch | None, step: int) -> Metrics:
-        """What the model writes to prompts that are kept out of training, scored."""
-        if held is None or self.run.stop:
-            return {}
-        wave = Wave(0, step, held)
-        try:
-            with timed(self.run, "evaluate"):
-                batch = await self.sampling.scored(await self.sampling.generated(wave), wave)
-        except Stopped:
-            return {}
-        if len(batch[IDS]) < len(held[IDS]):
-            what = (
-                f"at step {step}, {len(held[IDS]) - len(batch[IDS])} of {len(held[IDS])} groups of the holdout failed"
-            )
-            self.run.bus.publish(Notice(phase=self.run.phase, text=what))
-        if not batch[IDS]:
-            return {}
-        metrics = numbers_of(batch)
-        self.run.bus.publish(Evaluated(phase=self.run.phase, step=step, metrics=metrics))
-        return metrics

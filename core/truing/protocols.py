@@ -134,6 +134,22 @@ class Scorer(Protocol):
         ...
 
 
+class Look(Protocol):
+    """What prompts are asked that are kept out of training, and what is made of the answers."""
+
+    def asked(self, prompts: Batch) -> Batch:
+        """Prompts as they are to be answered: SAMPLES and TEMPERATURE say what is other than in training."""
+        ...
+
+    def numbers(self, batch: Batch) -> Mapping[str, float]:
+        """What scored completions come to."""
+        ...
+
+    def rows(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        """Those that are kept for people to read: `id`, `prompt`, `completion` and `score` of each."""
+        ...
+
+
 class AdvantageEstimator(Protocol):
     """Turns scores into advantages."""
 

@@ -28,6 +28,7 @@ from truing.stage import (
     AdvantageSpec,
     AnySpec,
     GeneratorSpec,
+    LookSpec,
     LossSpec,
     ModelSpec,
     ObserverSpec,
@@ -94,6 +95,7 @@ class Phase:
     holdout: SourceSpec | None = None
     generator: GeneratorSpec | None = None
     scorer: ScorerSpec | None = None
+    look: LookSpec | None = None
     advantage: AdvantageSpec | None = None
     model: ModelSpec | None = None
     optimizer: OptimizerSpec | None = None
@@ -144,6 +146,7 @@ TABLES: Mapping[str, type[AnySpec]] = {
     "holdout": SourceSpec,
     "generator": GeneratorSpec,
     "scorer": ScorerSpec,
+    "look": LookSpec,
     "advantage": AdvantageSpec,
     "model": ModelSpec,
     "optimizer": OptimizerSpec,

@@ -29,10 +29,12 @@ from truing.fields import (
     HEARD,
     IDS,
     OPPONENT,
+    SAMPLES,
     SCORE_PARTS,
     SCORES,
     SCORES_STD,
     SEEDS,
+    TEMPERATURE,
     TOKENS,
     TURNS,
     Batch,
@@ -40,7 +42,7 @@ from truing.fields import (
 from truing.groups import plain
 from truing.run import Run
 from truing.script import Turns
-from truing.stage import AdvantageEstimator, Generator, Model, Scorer, Source
+from truing.stage import AdvantageEstimator, Generator, Look, Model, Scorer, Source
 
 Metrics = Mapping[str, float]
 
@@ -54,6 +56,9 @@ class Stages:
     generator: Generator | None = None
     scorer: Scorer | None = None
     advantage: AdvantageEstimator | None = None
+    look: Look | None = None
+    beside: bool = False
+    """whether learning goes on while a look is taken"""
     options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
@@ -105,7 +110,7 @@ class Sampling:
         answer = await self.attempts(
             "generate", self.stages.generator.generate, wave.prompts.put(SEEDS, seeds), wave.number
         )
-        return answer.only(frozenset(answer) - {SEEDS})
+        return answer.only(frozenset(answer) - {SEEDS, SAMPLES, TEMPERATURE})
 
     async def scored(self, batch: Batch, wave: Wave) -> Batch:
         """Completions with their scores, if there is a scorer; groups that it fails on are lost."""

@@ -22,6 +22,7 @@ from truing.protocols import (
     Environment as Environment,
     Episode as Episode,
     Generator as Generator,
+    Look as Look,
     Loss as Loss,
     LossValue as LossValue,
     Memory as Memory,
@@ -154,6 +155,18 @@ class ScorerSpec(Spec[Scorer], frozen=True, kw_only=True):
         return ""
 
 
+class LookSpec(Spec[Look], frozen=True, kw_only=True):
+    kind: ClassVar[str] = "look"
+
+    beside: Annotated[
+        bool,
+        msgspec.Meta(
+            description="go on learning meanwhile; the weights that are looked at stay out until all is sampled, and "
+            "the look is over before the next, a checkpoint or the end"
+        ),
+    ] = False
+
+
 class AdvantageSpec(Spec[AdvantageEstimator], frozen=True, kw_only=True):
     kind: ClassVar[str] = "advantage"
 
@@ -233,6 +246,7 @@ KINDS: Mapping[str, type[AnySpec]] = {
         GeneratorSpec,
         EnvironmentSpec,
         ScorerSpec,
+        LookSpec,
         AdvantageSpec,
         LossSpec,
         OptimizerSpec,

@@ -20,6 +20,7 @@ PROTOCOLS: dict[str, Sequence[type[Any]]] = {
     "generator": (stage.Generator,),
     "environment": (stage.Environment, stage.Episode, stage.Task, stage.Said, stage.Reply),
     "scorer": (stage.Scorer,),
+    "look": (stage.Look,),
     "advantage": (stage.AdvantageEstimator,),
     "loss": (stage.Loss, stage.LossValue, stage.Term),
     "optimizer": (stage.Optimizer,),

@@ -1,8 +1,10 @@
-"""What this plugin brings: commands that say what scores are worth."""
+"""What this plugin brings: commands that say what scores are worth, and looks at what a model that learns writes."""
 
 from __future__ import annotations
 
 from truing.plugins import Command, hookimpl
+from truing.stage import AnySpec
+from truing_evaluate.menu_looks import PassAtK
 
 
 @hookimpl
@@ -13,3 +15,9 @@ def truing_commands() -> list[Command]:
         Command("select", "truing_evaluate.commands:select"),
         Command("overoptimize", "truing_evaluate.overoptimize:overoptimize"),
     ]
+
+
+@hookimpl
+def truing_specs() -> list[type[AnySpec]]:
+    """Looks."""
+    return [PassAtK]

@@ -25,8 +25,10 @@ from truing.fields import (
     OPPONENT,
     PROMPT_GROUP,
     PROMPT_TOKENS,
+    SAMPLES,
     SEEDS,
     SEQ,
+    TEMPERATURE,
     TOKENS,
     TURNS,
     VERSION,
@@ -59,6 +61,21 @@ class Completion(NamedTuple):
     earned: float = 0.0
 
 
+class Wanted(NamedTuple):
+    """What is asked for of each prompt. Where a batch says itself how many completions it wants, it wants no
+    opponent's."""
+
+    samples: int
+    opponents: int
+    temperature: float
+
+    @classmethod
+    def of(cls, batch: Batch, samples: int, opponents: int = 0, temperature: float = 1.0) -> Wanted:
+        """What a batch asks for, and where it says nothing, what a generator was made for."""
+        opponents = 0 if SAMPLES in batch or TEMPERATURE in batch else opponents
+        return cls(batch.get(SAMPLES, samples), opponents, batch.get(TEMPERATURE, temperature))
+
+
 class Seeds:
     """The seed of every sample: a hash of the run's seed, of where its phase stands (`SEEDS`), the prompt's id and the
     number of the sample; never of a worker, the time of day or the weights.
@@ -67,13 +84,12 @@ class Seeds:
     the version of the weights does, and how often the prompt was asked under it.
     """
 
-    def __init__(self, run: Run, samples: int) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._samples = samples
         self._asked: Counter[str] = Counter()
         self._version: int | None = None
 
-    def draw(self, batch: Batch, version: int) -> list[list[int]]:
+    def draw(self, batch: Batch, version: int, samples: int) -> list[list[int]]:
         """The seeds of the samples of each prompt. version: of the weights."""
         if SEEDS in batch or version != self._version:
             self._asked.clear()
@@ -83,7 +99,7 @@ class Seeds:
         for name, place in zip(batch[IDS], places, strict=True):
             again = [self._asked[name]] if self._asked[name] else []
             self._asked[name] += 1
-            drawn.append([self._run.seed_for("sample", name, place, number, *again) for number in range(self._samples)])
+            drawn.append([self._run.seed_for("sample", name, place, number, *again) for number in range(samples)])
         return drawn
 
 

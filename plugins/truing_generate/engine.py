@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from truing.fields import Batch
 from truing.run import Run, Stopped, gathered
 from truing.stage import Said, Weights
 from truing_generate import plugin
-from truing_generate.completions import Completion, Seeds, completed, prompts
+from truing_generate.completions import Completion, Seeds, Wanted, completed, prompts
 from truing_generate.endings import Endings
 from truing_generate.sampling import Drawn, Sampler
 from truing_generate.turns import Hearing, Scene
@@ -53,7 +53,7 @@ class Engine:
         self._sampler = Sampler(spec.temperature, spec.top_k, spec.top_p, spec.min_p)
         others = spec.temperature if spec.opponent_temperature is None else spec.opponent_temperature
         self._opponents = Sampler(others, spec.top_k, spec.top_p, spec.min_p)
-        self._seeds = Seeds(run, spec.samples + spec.opponents)
+        self._seeds = Seeds(run)
         self._scene = Scene.of(spec, run)
         self._talking = anyio.Lock()
         self._version = -1
@@ -69,20 +69,21 @@ class Engine:
         async with self._talking:
             if self._version < 0:
                 raise RunFailed("the engine was asked to generate before it was given any weights")
-            seeds = self._seeds.draw(batch, self._version)
-            own = self._spec.samples
+            wanted = Wanted.of(batch, self._spec.samples, self._spec.opponents, self._spec.temperature)
+            seeds = self._seeds.draw(batch, self._version, wanted.samples + wanted.opponents)
             samples = [
-                [Sample(group, number >= own, self._numbers(seed)) for number, seed in enumerate(some)]
+                [Sample(group, number >= wanted.samples, self._numbers(seed)) for number, seed in enumerate(some)]
                 for group, some in enumerate(seeds)
             ]
+            under_way = await self._run.on_device(self._begin, prompts(batch), samples, wanted)
             if self._scene is None:
-                await self._run.on_device(self._speak, await self._run.on_device(self._begin, prompts(batch), samples))
+                await self._run.on_device(self._speak, under_way)
             else:
                 async with self._scene.rollouts(batch, seeds, self._hearing) as rollouts:
                     for some, theirs in zip(samples, rollouts, strict=True):
                         for sample, rollout in zip(some, theirs, strict=True):
                             sample.rollout = rollout
-                    await self._in_turns(await self._run.on_device(self._begin, prompts(batch), samples))
+                    await self._in_turns(under_way)
             groups = [[self._completion(sample) for sample in some] for some in samples]
         return completed(batch, groups, self._spec.provides())
 
@@ -120,12 +121,13 @@ class Engine:
         if self._scene:
             self._hearing = Hearing.of(Chat(weights.origin, "[generator.environment]"), self._endings.ends)
 
-    def _begin(self, texts: list[list[int]], samples: list[list[Sample]]) -> UnderWay:
+    def _begin(self, texts: list[list[int]], samples: list[list[Sample]], wanted: Wanted) -> UnderWay:
         """A table for the completions of every prompt: the policy's, then the opponent's."""
-        own = self._spec.samples
+        own, others, temperature = wanted
         queues = [Queue(sample for some in samples for sample in some[part]) for part in (slice(own), slice(own, None))]
         seats = shares(self._most, [len(queue.waiting) for queue in queues])
-        return UnderWay(self._voices.talk(texts, (own, self._spec.opponents), seats), queues, seats)
+        sampler = replace(self._sampler, temperature=temperature)
+        return UnderWay(self._voices.talk(texts, (own, others), seats), queues, seats, sampler)
 
     @torch.inference_mode()
     def _speak(self, under_way: UnderWay) -> list[Sample]:
@@ -141,7 +143,7 @@ class Engine:
             if not talk.busy:
                 waiting, under_way.waiting = under_way.waiting, []
                 return waiting
-            for sample in self._add(*talk.step()):
+            for sample in self._add(under_way.sampler, *talk.step()):
                 if sample.waits:
                     under_way.waiting.append(sample)
                 else:
@@ -151,7 +153,7 @@ class Engine:
         """Give free seats to those who wait, their first token drawn."""
         while queue.waiting and queue.seated < most:
             sample = queue.waiting.popleft()
-            ended = self._add([sample], under_way.talk.first(sample)[None])
+            ended = self._add(under_way.sampler, [sample], under_way.talk.first(sample)[None])
             if ended and not sample.waits:
                 under_way.talk.over(sample)
                 continue
@@ -159,13 +161,13 @@ class Engine:
             queue.seated += 1
             under_way.waiting += ended
 
-    def _add(self, samples: Sequence[Sample], logits: Tensor) -> list[Sample]:
+    def _add(self, sampler: Sampler, samples: Sequence[Sample], logits: Tensor) -> list[Sample]:
         """Draw the next token of each sample from its logits [seq, vocabulary]; gives those whose turn it ends."""
         if not samples:
             return []
         uniform = torch.stack([sample.uniform[len(sample.tokens)] for sample in samples]).to(self._device)
-        drawn: Drawn = self._sampler(logits, uniform)
-        if self._opponents != self._sampler and any(sample.opponent for sample in samples):
+        drawn: Drawn = sampler(logits, uniform)
+        if self._opponents != sampler and any(sample.opponent for sample in samples):
             apart = torch.tensor([sample.opponent for sample in samples], device=self._device)
             both = zip(self._opponents(logits, uniform), drawn, strict=True)
             drawn = Drawn(*(torch.where(apart, theirs, own) for theirs, own in both))
@@ -210,11 +212,13 @@ class Queue:
 
 @dataclass
 class UnderWay:
-    """What is sampled in one call. seats: of each queue, how many it may have. waiting: who waits for an answer."""
+    """What is sampled in one call. seats: of each queue, how many it may have. sampler: how the policy's tokens are
+    drawn. waiting: who waits for an answer."""
 
     talk: Talk
     queues: Sequence[Queue]
     seats: Sequence[int]
+    sampler: Sampler
     waiting: list[Sample] = field(default_factory=list[Sample])
 
     def over(self, sample: Sample) -> None:

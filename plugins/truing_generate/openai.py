@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,7 @@ from truing.run import Run
 from truing.stage import Said, Weights
 from truing_generate import answers, disk, plugin
 from truing_generate.answers import Written
-from truing_generate.completions import Completion, Seeds, completed, prompts
+from truing_generate.completions import Completion, Seeds, Wanted, completed, prompts
 from truing_generate.texts import Encoder, Pretrained
 from truing_generate.turns import Hearing, Rollout, Scene
 from truing_remote.http import Ask, Refused, Server
@@ -33,6 +33,14 @@ from truing_texts.chat import Chat
 WHERE = '[generator] use = "openai"'
 RESUME_SECONDS = 60.0
 MENDS = {422: 'a server that does not know these fields may need tokens = "text"'}
+
+
+class Draw(NamedTuple):
+    """How a completion is drawn. room: the most tokens it may have."""
+
+    seed: int
+    temperature: float
+    room: int
 
 
 class OpenAi:
@@ -48,7 +56,7 @@ class OpenAi:
         self._encoder: Encoder | None = (
             Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokens == "text" else None
         )
-        self._seeds = Seeds(run, spec.samples)
+        self._seeds = Seeds(run)
         self._scene = Scene.of(spec, run)
         self._chat: Chat | None = Chat(run.resolve(spec.tokenizer), WHERE) if self._scene else None
         self._version = 0
@@ -62,31 +70,31 @@ class OpenAi:
         if self._encoder is not None:
             self._once("completions come as text and are encoded anew: their tokens may not be those that were sampled")
         ids, heads = batch[IDS], prompts(batch)
-        seeds = self._seeds.draw(batch, self._version)
-        groups: list[list[Completion | None]] = [[None] * self._spec.samples for _ in ids]
+        wanted = Wanted.of(batch, self._spec.samples, temperature=self._spec.temperature)
+        seeds = self._seeds.draw(batch, self._version, wanted.samples)
+        groups: list[list[Completion | None]] = [[None] * wanted.samples for _ in ids]
         repeats = self._server.repeats
 
         async def sample(ask: Ask, at: int, number: int) -> None:
-            prompt, head, seed = batch[PROMPTS][at], heads[at], seeds[at][number]
+            draw = Draw(seeds[at][number], wanted.temperature, self._spec.max_new_tokens)
             if rollouts:
-                groups[at][number] = await self._rollout(ask, head, seed, rollouts[at][number])
+                groups[at][number] = await self._rollout(ask, heads[at], draw, rollouts[at][number])
             else:
-                most = self._spec.max_new_tokens
-                groups[at][number], _ = await self._sample(ask, ids[at], prompt, head, seed, most)
+                groups[at][number], _ = await self._sample(ask, ids[at], batch[PROMPTS][at], heads[at], draw)
 
         try:
             async with self._server.connected() as ask, self._rollouts(batch, seeds) as rollouts:
                 await self._meet(ask)
                 async with anyio.create_task_group() as tasks:
                     for at in range(len(ids)):
-                        for number in range(self._spec.samples):
+                        for number in range(wanted.samples):
                             tasks.start_soon(sample, ask, at, number)
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         if self._server.repeats > repeats:
             count = self._server.repeats - repeats
             self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
-        return self._batch(batch, cast("list[list[Completion]]", groups))
+        return self._batch(batch, cast("list[list[Completion]]", groups), wanted)
 
     @asynccontextmanager
     async def _rollouts(self, batch: Batch, seeds: list[list[int]]) -> AsyncIterator[list[list[Rollout]]]:
@@ -97,13 +105,13 @@ class OpenAi:
         async with self._scene.rollouts(batch, seeds, Hearing.of(self._chat, {self._chat.end})) as rollouts:
             yield rollouts
 
-    async def _rollout(self, ask: Ask, head: Sequence[int], seed: int, rollout: Rollout) -> Completion:
+    async def _rollout(self, ask: Ask, head: Sequence[int], draw: Draw, rollout: Rollout) -> Completion:
         """A completion in turns, each a request of its own with a seed of its own."""
         row, whole = list(head), Completion("", [], "end", self._version)
         while True:
-            room = self._spec.max_new_tokens - len(whole.tokens)
-            task = rollout.task
-            turn, stop = await self._sample(ask, task.id, task.prompt, row, seed + rollout.turns, room)
+            room, task = draw.room - len(whole.tokens), rollout.task
+            how = draw._replace(seed=draw.seed + rollout.turns, room=room)
+            turn, stop = await self._sample(ask, task.id, task.prompt, row, how)
             whole = turn._replace(
                 tokens=[*whole.tokens, *turn.tokens],
                 version=whole.version,
@@ -118,9 +126,9 @@ class OpenAi:
                 return rollout.completion(whole)
             row += [*turn.tokens, *heard]
 
-    def _batch(self, batch: Batch, groups: list[list[Completion]]) -> Batch:
+    def _batch(self, batch: Batch, groups: list[list[Completion]], wanted: Wanted) -> Batch:
         # `transformers serve`, for one, is greedy at any temperature unless the model's configuration says do_sample.
-        several = self._spec.temperature > 0 and self._spec.samples > 1 and groups
+        several = wanted.temperature > 0 and wanted.samples > 1 and groups
         if several and all(len({tuple(completion.tokens) for completion in group}) == 1 for group in groups):
             self._once("all completions of each prompt are the same: it may not sample at all")
         return completed(batch, groups, self._spec.provides())
@@ -177,16 +185,16 @@ class OpenAi:
             self._model = self._model or await the_model(self._server, ask)
 
     async def _sample(
-        self, ask: Ask, name: str, prompt: Text, head: Sequence[int], seed: int, room: int
+        self, ask: Ask, name: str, prompt: Text, head: Sequence[int], draw: Draw
     ) -> tuple[Completion, str]:
-        """A completion, or a turn of one with `room` for so many tokens; and the stop string that ended it."""
+        """A completion, or a turn of one; and the stop string that ended it."""
         version = self._version
         try:
             async with self._slots:
                 if self._encoder is None:
-                    written = await self._exact(ask, list(head), seed, room)
+                    written = await self._exact(ask, list(head), draw)
                 else:
-                    written = await self._text(ask, self._encoder, prompt, seed)
+                    written = await self._text(ask, self._encoder, prompt, draw)
         except Malformed as error:
             raise wrong(self._server, error) from None
         except Refused as error:
@@ -200,13 +208,12 @@ class OpenAi:
         )
         return found, written.ended_by
 
-    async def _exact(self, ask: Ask, head: list[int], seed: int, room: int) -> Written:
+    async def _exact(self, ask: Ask, head: list[int], draw: Draw) -> Written:
         spec = self._spec
         wanted = spec.logprobs != "none"
         # Everything that a server would otherwise take from the model's generation_config.json is said.
-        body = self._common(seed) | {
+        body = self._common(draw) | {
             "prompt": head,
-            "max_tokens": room,
             "return_token_ids": True,
             "top_k": spec.top_k or -1,
             "min_p": spec.min_p,
@@ -215,10 +222,10 @@ class OpenAi:
             "frequency_penalty": 0.0,
         }
         answer = await ask("POST", "/v1/completions", body | {"logprobs": 0} if wanted else body)
-        return answers.exact(answer, head, room, wanted, bool(spec.ends()))
+        return answers.exact(answer, head, draw.room, wanted, bool(spec.ends()))
 
-    async def _text(self, ask: Ask, encoder: Encoder, prompt: Text, seed: int) -> Written:
-        body = self._common(seed)
+    async def _text(self, ask: Ask, encoder: Encoder, prompt: Text, draw: Draw) -> Written:
+        body = self._common(draw)
         if isinstance(prompt, str):
             answer = await ask("POST", "/v1/completions", body | {"prompt": prompt})
         else:
@@ -227,14 +234,14 @@ class OpenAi:
         tokens = encoder.encode(written.text + written.ended_by)
         return written._replace(tokens=[*tokens, encoder.end] if written.finish == "end" else tokens)
 
-    def _common(self, seed: int) -> dict[str, Any]:
+    def _common(self, draw: Draw) -> dict[str, Any]:
         spec = self._spec
         body: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": spec.max_new_tokens,
-            "temperature": spec.temperature,
+            "max_tokens": draw.room,
+            "temperature": draw.temperature,
             "top_p": spec.top_p,
-            "seed": seed,
+            "seed": draw.seed,
         }
         return body | {"stop": ends} if (ends := spec.ends()) else body
 

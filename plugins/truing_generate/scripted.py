@@ -11,7 +11,7 @@ from truing.fields import IDS, Batch
 from truing.run import Run
 from truing.stage import Said, Weights
 from truing_generate import plugin
-from truing_generate.completions import Completion, Finish, Seeds, completed
+from truing_generate.completions import Completion, Finish, Seeds, Wanted, completed
 from truing_generate.texts import Bytes, Encoder, Pretrained
 from truing_generate.turns import Hearing, Rollout, Scene
 
@@ -26,7 +26,7 @@ class Scripted:
         self._encoder: Encoder = Pretrained(run.resolve(spec.tokenizer), WHERE) if spec.tokenizer else Bytes()
         self._turn: Counter[str | None] = Counter()
         self._scene = Scene.of(spec, run)
-        self._seeds = Seeds(run, spec.samples)
+        self._seeds = Seeds(run)
         self._version = 0
         self.calls = 0
         self.versions: list[int] = []
@@ -35,10 +35,11 @@ class Scripted:
         """Every prompt with its lines. Raises RunFailed at the call that is to fail, UserError for want of a line."""
         self.calls += 1
         call, version = self.calls, self._version
+        wanted = Wanted.of(batch, self._spec.samples, self._spec.opponents)
         if self._scene is None:
-            groups = [self._group(name, version) for name in batch[IDS]]
+            groups = [self._group(name, version, wanted) for name in batch[IDS]]
         else:
-            groups = await self._in_turns(self._scene, batch, version)
+            groups = await self._in_turns(self._scene, batch, version, wanted)
         await anyio.sleep(self._spec.delay)
         if call == self._spec.fail_at:
             raise RunFailed(f"call {call} of the scripted generator fails, as it was told to")
@@ -49,10 +50,10 @@ class Scripted:
         self._version = weights.version
         self.versions.append(weights.version)
 
-    async def _in_turns(self, scene: Scene, batch: Batch, version: int) -> list[list[Completion]]:
+    async def _in_turns(self, scene: Scene, batch: Batch, version: int, wanted: Wanted) -> list[list[Completion]]:
         """Completions each turn of which is the next line."""
         hearing = Hearing(self._encoder.encode, None, [self._encoder.end])
-        async with scene.rollouts(batch, self._seeds.draw(batch, version), hearing) as rollouts:
+        async with scene.rollouts(batch, self._seeds.draw(batch, version, wanted.samples), hearing) as rollouts:
             return [[await self._rollout(rollout, version) for rollout in some] for some in rollouts]
 
     async def _rollout(self, rollout: Rollout, version: int) -> Completion:
@@ -69,11 +70,11 @@ class Scripted:
             if await rollout.answered(Said(text, stop), len(tokens), room) is None:
                 return rollout.completion(whole)
 
-    def _group(self, name: str, version: int) -> list[Completion]:
-        own = self._spec.samples - self._spec.missing
+    def _group(self, name: str, version: int, wanted: Wanted) -> list[Completion]:
+        own = wanted.samples - self._spec.missing
         return [
             self._completion(self._line(name), version, opponent=number >= own)
-            for number in range(own + self._spec.opponents)
+            for number in range(own + wanted.opponents)
         ]
 
     def _line(self, name: str) -> str:

@@ -41,6 +41,7 @@ from truing.events import (
     PhaseStarted,
     RunEnded,
     RunStarted,
+    SamplesShown,
     StepDone,
 )
 from truing.journal import Journal
@@ -50,6 +51,7 @@ from truing_mlflow.ledger import Ledger
 from truing_mlflow.plugin import Mlflow
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+SAMPLES = "samples.json"
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 
 _GROUP = Schema([ColSpec(DataType.string, "prompt"), ColSpec(Array(DataType.string), "completions")])
@@ -146,6 +148,8 @@ class Shipper:
                 if event.step > self._place.looks.get(event.phase, -1):
                     self._place.looks[event.phase] = event.step
                     self._plot(event, event.metrics, "holdout/")
+            case SamplesShown():
+                self._samples(event)
             case GroupDropped():
                 self._place.dropped[event.phase] = self._place.dropped.get(event.phase, 0) + 1
             case Alarm():
@@ -216,6 +220,22 @@ class Shipper:
             )
         if event.phase:
             self._client.set_terminated(run, STATUS.get(event.status, "FAILED"), _milliseconds(event))
+
+    def _samples(self, event: SamplesShown) -> None:
+        """All that was shown of a phase until now, as a table of MLflow's: what is sent again is the same. A step
+        that was looked at again after a resume counts as it was looked at last."""
+        shown = {
+            other.step: other.rows
+            for _, other in self._journal.events()
+            if isinstance(other, SamplesShown) and other.phase == event.phase and other.number <= event.number
+        }
+        columns = ["step", "id", "prompt", "completion", "score"]
+        rows = [[step, *(row[column] for column in columns[1:])] for step, some in shown.items() for row in some]
+        run = self._phase_run(event.phase, event.time)
+        self._client.log_text(run, words.redact(words.table(columns, rows)), SAMPLES)
+        self._client.set_tag(
+            run, "mlflow.loggedArtifacts", msgspec.json.encode([{"path": SAMPLES, "type": "table"}]).decode()
+        )
 
     def _dropped(self, phase: str) -> dict[str, list[str]]:
         """The groups that were dropped, by reason. An epoch or a resume that drops a group again adds nothing."""

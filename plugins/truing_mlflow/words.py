@@ -47,6 +47,15 @@ def params(options: Mapping[str, Any]) -> dict[str, str]:
     return {name(key): cut(_value(key, value), PARAM_LENGTH) for key, value in options.items()}
 
 
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as the pages of MLflow show it; the turns of a conversation are set apart by an empty line."""
+
+    def plain(cell: Any) -> Any:
+        return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in cell) if isinstance(cell, list) else cell
+
+    return msgspec.json.encode({"columns": columns, "data": [[plain(cell) for cell in row] for row in rows]}).decode()
+
+
 def note(started: RunStarted, single: bool, alarms: Sequence[Alarm] = ()) -> str:
     """The description of a run in markdown: what it is, its alarms, where it is kept, how to go on with it."""
     raised = "".join(

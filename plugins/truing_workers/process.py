@@ -26,7 +26,7 @@ import torch
 
 from truing.errors import Problem, UserError
 from truing.events import Notice, decode
-from truing.fields import SEEDS, Batch, fields
+from truing.fields import SAMPLES, SEEDS, TEMPERATURE, Batch, fields
 from truing.run import Run, Stopped
 from truing.stage import Weights
 from truing_workers import plugin, wire
@@ -91,7 +91,7 @@ class Process:
     async def generate(self, batch: Batch) -> Batch:
         """The batch with the completions of its prompts. Raises what the generator raised there, UserError where its
         process dies too often, and Stopped."""
-        sent = batch.only(self._spec.requires() | fields(SEEDS))
+        sent = batch.only(self._spec.requires() | fields(SAMPLES, SEEDS, TEMPERATURE))
         async with self._slots:
             while True:
                 worker = await self._alive()

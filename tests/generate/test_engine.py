@@ -20,7 +20,10 @@ from truing.fields import (
     GROUP,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
+    OPPONENT,
     PROMPT_TOKENS,
+    SAMPLES,
+    TEMPERATURE,
     TOKENS,
     VERSION,
 )
@@ -178,3 +181,11 @@ def test_bf16_samples_stay_close_to_the_model(folder_of: Any, tmp_path: Path) ->
     batch = generated(folder_of("llama"), run_in(tmp_path), asked("one"), dtype="bf16", samples=8)
     assert bool(batch[LOGPROBS_OLD].isfinite().all())
     assert bool((batch[LOGPROBS_OLD] <= 0).all())
+
+
+def test_a_batch_may_ask_for_other_samples_at_another_temperature(folder_of: Any, tmp_path: Path) -> None:
+    asks = asked("one", "another").put_all({SAMPLES: 2, TEMPERATURE: 0.0})
+    batch = generated(folder_of("llama"), run_in(tmp_path), asks, samples=4, opponents=1, mixture=0.0)
+    greedy = generated(folder_of("llama"), run_in(tmp_path), asked("one", "another"), samples=2, temperature=0.0)
+    assert by_completion(batch) == by_completion(greedy)
+    assert batch[OPPONENT].tolist() == [0] * 4

@@ -27,8 +27,10 @@ from truing.fields import (
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
     PROMPTS,
+    SAMPLES,
     SCORES,
     SEQ,
+    TEMPERATURE,
     TOKENS,
     VERSION,
     Batch,
@@ -245,6 +247,12 @@ def test_a_server_that_does_not_sample_is_noticed(told: Told, server: FakeServer
     generated(other, server, temperature=0.0)
     generated(other, server, samples=1)
     assert other.notices == []
+
+
+def test_a_batch_may_ask_for_other_samples_at_another_temperature(told: Told, server: FakeServer) -> None:
+    batch = generated(told, server, asked("one", "two").put_all({SAMPLES: 2, TEMPERATURE: 0.25}))
+    assert batch[GROUP].tolist() == [0, 0, 1, 1]
+    assert {body["temperature"] for body in server.bodies()} == {0.25}
 
 
 # --- patience ---------------------------------------------------------------------------------------------------------

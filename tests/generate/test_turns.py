@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from truing.attempts import fault
 from truing.conduct import conduct
-from truing.events import GroupFailed, StepDone
+from truing.events import Evaluated, Event, GroupFailed, StepDone
 from truing.fields import (
     COMPLETIONS,
     EARNED,
@@ -236,6 +236,17 @@ use = "arithmetic-chains"
 chat = false
 size = 8
 
+[holdout]
+use = "arithmetic-chains"
+chat = false
+skip = 8
+size = 2
+
+[look]
+use = "pass-at-k"
+k = [1, 2]
+beside = true
+
 [generator]
 use = "engine"
 samples = 2
@@ -284,6 +295,10 @@ def learned(folder: Path, options: str = "") -> Any:
     return made, run_recipe(made, folder)
 
 
+def ran_in(journal: Journal) -> list[Event]:
+    return [event for _, event in journal.events()]
+
+
 def test_an_environment_that_fails_costs_its_group_and_lets_go_of_all(tmp_path: Path) -> None:
     Parrot.closed.clear()
     _, ran = learned(tmp_path, 'fails_on = "chain-0-3"')
@@ -291,8 +306,8 @@ def test_an_environment_that_fails_costs_its_group_and_lets_go_of_all(tmp_path: 
     assert {(event.id, event.stage) for event in failed} == {("chain-0-3", "generate")}
     assert failed[0].error == 'the environment "parrot" failed on chain-0-3, turn 1: OSError: no such tool'
     assert [event.metrics["data/failed"] for event in ran.events if isinstance(event, StepDone)][-1] == 2
-    # Two samples of eight prompts in two epochs; those of the two waves that failed were asked once more.
-    assert len(Parrot.closed) == 2 * (16 + 8)
+    # Two samples of eight prompts in two epochs, those of two waves once more; two looks at two prompts.
+    assert len(Parrot.closed) == 2 * (16 + 8 + 4)
 
 
 def test_an_asynchronous_run_of_several_turns_is_replayed_bit_for_bit(tmp_path: Path) -> None:
@@ -302,6 +317,9 @@ def test_an_asynchronous_run_of_several_turns_is_replayed_bit_for_bit(tmp_path: 
     script = Script(first.events)
     assert anyio.run(partial(conduct, made, journal, with_specs(Parrot), Stop(), script=script)) == "finished"
     assert departures(Journal(first.folder), journal) == []
+    one, other = ([event for event in some if isinstance(event, Evaluated)] for some in (first.events, ran_in(journal)))
+    assert [(look.step, look.metrics) for look in one] == [(look.step, look.metrics) for look in other]
+    assert [look.step for look in one] == [0, 4]
 
 
 def test_what_cannot_be_answered_is_refused_before_a_run() -> None:

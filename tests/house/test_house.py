@@ -29,7 +29,7 @@ FLOORS = (
     ("recipe",),
     ("check", "journal", "sampling"),
     ("reading", "replay"),
-    ("loop", "collect"),
+    ("loop", "collect", "looking"),
     ("offline", "online"),
     ("conduct",),
     ("testing",),

@@ -150,6 +150,8 @@ class Scene:
             generator=writer,
             scorer=options.pop("scorer", Grader()),
             advantage=options.pop("advantage", None),
+            look=options.pop("look", None),
+            beside=options.pop("beside", False),
         )
         self.loop = Loop(**{"batch": 2, **options})
 

@@ -263,6 +263,28 @@ def test_an_alarm_is_a_tag_of_its_phase_and_a_line_of_the_runs_description(scene
     assert note.index("step 3") < note.index("step 5") < note.index("step 6") < note.index("truing resume")
 
 
+def test_samples_are_a_table_that_grows_from_look_to_look(scene: Scene, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    row = {"id": "a", "prompt": "2+2=", "completion": "4", "score": 1.0}
+    looks = [
+        events.SamplesShown(phase="sft", step=0, rows=[row]),
+        events.SamplesShown(phase="sft", step=2, rows=[{**row, "prompt": chat, "score": 0.0}, row]),
+    ]
+    scene.live([started(), *phase("sft", [step(1), *looks])])
+    run = scene.ledger()["ids"]["phases"]["sft"]
+    place = scene.client().download_artifacts(run, "samples.json", str(tmp_path))
+    assert json.loads(Path(place).read_text()) == {
+        "columns": ["step", "id", "prompt", "completion", "score"],
+        "data": [
+            [0, "a", "2+2=", "4", 1.0],
+            [2, "a", "user: 2+2\n\nassistant: 4", "4", 0.0],
+            [2, "a", "2+2=", "4", 1.0],
+        ],
+    }
+    tags = scene.client().get_run(run).data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
+
+
 def test_alarms_stay_in_the_description_after_a_resume(scene: Scene) -> None:
     scene.live([started(("",)), *phase("", [step(1, ""), alarm(1, "")]), ended("interrupted")])
     scene.live([started(("",), resumed=True), *phase("", [step(2, "")], start=1), ended()], resumed=True)

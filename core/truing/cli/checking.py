@@ -57,7 +57,7 @@ def _print(path: Path, recipe: Recipe) -> None:
     print(f"{path}: fine")
     for phase in recipe.phases:
         facts = _facts(phase)
-        apart = ("holdout", "optimizer", *(("model",) if phase.makes_data else ()))
+        apart = ("holdout", "look", "optimizer", *(("model",) if phase.makes_data else ()))
         way = " -> ".join(use for table, use in facts["uses"].items() if table not in apart)
         end = " -> data" if phase.makes_data else f", {facts['length']}"
         print(f"  {phase.name}{': ' if phase.name else ''}{way}{end}, {facts['batch']} groups per step")
