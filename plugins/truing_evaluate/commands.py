@@ -52,6 +52,13 @@ InSections = Annotated[
 Threshold = Annotated[
     float, typer.Option(help="A step that scores less is taken for wrong: 0 for log-odds, 0.5 for probabilities.")
 ]
+Recover = Annotated[
+    bool,
+    typer.Option(
+        "--recovered",
+        help="The first file is a weak supervisor's, the last a ceiling's: what those between recover of the gap.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout, and nothing else there.")]
 Mlflow = Annotated[bool, typer.Option("--mlflow", help="Send the figures to MLflow, where MLFLOW_TRACKING_URI says.")]
 Ways = Annotated[
@@ -77,6 +84,7 @@ def evaluate(
     by: By = None,
     sections: InSections = None,
     threshold: Threshold = 0.0,
+    recovered: Recover = False,
     json: Json = False,
     mlflow: Mlflow = False,
 ) -> None:
@@ -89,22 +97,28 @@ def evaluate(
     installed("evaluate")
     from truing_evaluate import printing, reporting, rows
 
+    if recovered and len(files) < 3:
+        mend = "name the weak supervisor's first, the ceiling's last, and students' between them"
+        raise UserError(Problem("--recovered", f"a gap between two files, and {len(files)} were named", mend))
     data = [rows.read(file) for file in files]
     reports = [reporting.report(some, scores, by or [], sections, threshold) for some in data]
     apart = [
         reporting.difference(data[0], some, scores) if reports[0].pairs and found.pairs else None
         for some, found in zip(data[1:], reports[1:], strict=True)
     ]
+    gaps = [reporting.recovered(data[0], some, data[-1], scores) for some in data[1:-1]] if recovered else []
     if mlflow:
         options = {"scores": scores, "by": by or [], "sections": sections or "", "threshold": threshold}
         for told in reports:
             sent(told, "evaluate", options)
     if json:
-        as_json(reports[0] if len(reports) == 1 else {"files": reports, "differences": apart})
+        compared = {"files": reports, "differences": apart, "recovered": gaps}
+        as_json(reports[0] if len(reports) == 1 else compared)
     elif len(reports) == 1:
         printing.show(reports[0])
     else:
         printing.compare(reports, apart)
+        printing.show_recovered(gaps)
 
 
 def select(

@@ -13,6 +13,7 @@ from truing_evaluate.shapes import (
     Labelled,
     Lengths,
     Pairwise,
+    Recovered,
     Report,
     Sections,
     Selection,
@@ -58,6 +59,25 @@ def compare(reports: Sequence[Report], differences: Sequence[Difference | None])
     if any(report.steps for report in reports):
         rows = [(it.file, figure(it.steps.at.f1), figure(it.steps.best.f1)) for it in reports if it.steps]
         _table("first wrong steps", ("FILE", "F1", "F1 AT ITS BEST THRESHOLD"), rows)
+
+
+def show_recovered(told: Sequence[Recovered]) -> None:
+    """Print how much of the gap between the first and the last of several files those between recover."""
+    if not told:
+        return
+    rows = [
+        (
+            it.file,
+            f"{it.pairs:,}",
+            f"{it.weak:.3f}, {it.own:.3f}, {it.ceiling:.3f}",
+            signed(it.ahead),
+            figure(it.recovered),
+        )
+        for it in told
+    ]
+    _table("gap recovered", ("FILE", "PAIRS", "WEAK, OWN, CEILING", "AHEAD OF WEAK", "RECOVERED"), rows)
+    if without := max(it.without for it in told):
+        print(f"  in {without:.1%} of the draws the ceiling is not above the weak one; they are left out")
 
 
 def show_selection(told: Selection) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from truing.errors import Problem, UserError
-from truing_evaluate.intervals import DRAWS, Array, ratio, resampled, sums_of
+from truing_evaluate.intervals import DRAWS, Array, draws, ratio, resampled, sums_of
 from truing_evaluate.labelled import labelled
 from truing_evaluate.lengths import credit
 from truing_evaluate.pairs import REWARDBENCH, pairs_of, pairwise
 from truing_evaluate.rows import BadValue, Row, Scored, numbered, numbers
-from truing_evaluate.shapes import Difference, Report, Steps
+from truing_evaluate.shapes import Difference, Recovered, Report, Steps
 from truing_evaluate.solutions import is_known, solutions_of
 from truing_evaluate.steps import steps
 
@@ -53,6 +53,37 @@ def difference(first: Scored, other: Scored, scores: str) -> Difference | None:
     gains = np.array([two[key] - one[key] for key in both])
     sums = sums_of(np.stack([gains, np.ones_like(gains)], 1), groups, len(prompts))
     return Difference(file=other.origin, prompts=len(prompts), pairs=len(both), difference=resampled(sums, ratio))
+
+
+def recovered(weak: Scored, some: Scored, ceiling: Scored, scores: str) -> Recovered:
+    """How much of the gap between two files a third recovers. Raises UserError where they have no pair in common."""
+    rights = [_rights(data, scores) for data in (weak, some, ceiling)]
+    every = sorted(set.intersection(*(set(each) for each in rights)))
+    if not every:
+        what = f"it has no pair in common with {weak.origin} and {ceiling.origin}"
+        raise UserError(Problem(some.origin, what, "score the same pairs with all of them"))
+    prompts = {name: at for at, name in enumerate(dict.fromkeys(key[0] for key in every))}
+    groups = np.array([prompts[key[0]] for key in every])
+    values = np.array([[*(each[key] for each in rights), 1.0] for key in every])
+    sums = sums_of(values, groups, len(prompts))
+
+    def share(drawn: Array) -> Array:
+        gap = drawn[:, 2] - drawn[:, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(gap > 0, (drawn[:, 1] - drawn[:, 0]) / gap, np.nan)
+
+    means = values.mean(0)
+    return Recovered(
+        file=some.origin,
+        prompts=len(prompts),
+        pairs=len(every),
+        weak=float(means[0]),
+        own=float(means[1]),
+        ceiling=float(means[2]),
+        ahead=resampled(np.stack([sums[:, 1] - sums[:, 0], sums[:, 3]], 1), ratio),
+        recovered=resampled(sums, share),
+        without=float(np.mean(np.concatenate([np.isnan(share(counts @ sums)) for counts in draws(len(sums))]))),
+    )
 
 
 def _rights(data: Scored, scores: str) -> dict[tuple[str, str, str], float]:

@@ -223,6 +223,24 @@ class Difference(Shape, frozen=True, kw_only=True):
     difference: Figure
 
 
+class Recovered(Shape, frozen=True, kw_only=True):
+    """How much of the gap between a weak supervisor and a ceiling a file recovers (arXiv:2312.09390, section 3).
+
+    weak, own, ceiling: half-credit accuracies on the pairs that all three have; ahead: own less weak; recovered: that
+    over the ceiling less weak, its interval without the draws in which the ceiling is not above the weak one; without:
+    how many of the draws those are."""
+
+    file: str
+    prompts: int
+    pairs: int
+    weak: float
+    own: float
+    ceiling: float
+    ahead: Figure
+    recovered: Figure
+    without: float
+
+
 class Chosen(Shape, frozen=True, kw_only=True):
     """What is chosen among n. truth: None where there is none. score: the mean score of what is chosen."""
 

@@ -15,7 +15,7 @@ from truing_evaluate.calibration import by_mass, by_width, calibration, error, f
 from truing_evaluate.intervals import effective, mean_of, ratio, resampled, share_of, sums_of, wilson
 from truing_evaluate.lengths import controlled
 from truing_evaluate.pairs import pairs_of, pairwise, tau_b
-from truing_evaluate.reporting import difference, report
+from truing_evaluate.reporting import difference, recovered, report
 from truing_evaluate.rows import read
 from truing_evaluate.sections import WEIGHTS, rewardbench
 
@@ -133,6 +133,26 @@ def test_two_files_are_compared_on_the_pairs_that_both_have(write: Write) -> Non
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_the_gap_that_a_student_recovers_is_measured_on_the_pairs_that_all_have(write: Write) -> None:
+    def rows(right: int, count: int) -> list[dict[str, Any]]:
+        return [{"id": f"{at:03}", **pair(1.0 if at < right else -1.0, 0.0)} for at in range(count)]
+
+    weak, student, ceiling = (
+        read(write(rows(right, count), f"{right}.jsonl")) for right, count in ((60, 100), (75, 120), (90, 100))
+    )
+    told = recovered(weak, student, ceiling, "scores")
+    assert (told.weak, told.own, told.ceiling) == (0.6, 0.75, 0.9)
+    assert told.pairs == told.prompts == 100
+    assert told.recovered.value == pytest.approx(0.5)
+    assert told.ahead.value == pytest.approx(0.15)
+    # Of 30 pairs that the ceiling has right and the supervisor wrong, the student has 15: draws of them are binomial.
+    assert (told.recovered.low, told.recovered.high) == pytest.approx((0.32, 0.68), abs=0.05)
+    assert told.without == 0.0
+    assert recovered(ceiling, student, ceiling, "scores").without == 1.0
+    with pytest.raises(UserError, match="no pair in common"):
+        recovered(weak, read(write([{"id": "z", **pair(1.0, 0.0)}], "other.jsonl")), ceiling, "scores")
 
 
 def test_likelihood_is_that_of_the_formula() -> None:

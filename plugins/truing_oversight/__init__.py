@@ -1,0 +1,1 @@
+"""Oversight of models that are stronger than who oversees them."""
