@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from truing.stage import (
         AdvantageSpec as AdvantageSpec,
         AnySpec as AnySpec,
+        ControllerSpec as ControllerSpec,
         EnvironmentSpec as EnvironmentSpec,
         Fault as Fault,
         GeneratorSpec as GeneratorSpec,
@@ -52,6 +53,7 @@ _HOMES = {
     "stage": (
         "AdvantageSpec",
         "AnySpec",
+        "ControllerSpec",
         "EnvironmentSpec",
         "Fault",
         "GeneratorSpec",

@@ -112,12 +112,15 @@ def _data_loop(phase: Phase, document: Document, present: set[str]) -> Iterator[
         if getattr(phase.loop, option):
             path = phase.table("loop", option)
             yield Problem(document.where(*path), f"loop.{option} in a phase that makes data", mend)
-    if "holdout" in present:
-        yield Problem(document.where(*phase.table("holdout")), "a [holdout] in a phase that makes data", mend)
+    for table in present & {"holdout", "controller"}:
+        yield Problem(document.where(*phase.table(table)), f"a [{table}] in a phase that makes data", mend)
 
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     loop = phase.loop
+    if phase.controller and not phase.controller.provides() & wanted(phase):
+        what = f'the controller "{phase.controller.name}" sets what no estimator and no loss heeds'
+        yield Problem(document.where(*phase.table("controller")), what, 'write kl = "controlled" there, or take it out')
     for key, value in (("steps", loop.steps), ("epochs", loop.epochs)):
         if value is not None and value < 1:
             path = phase.table("loop", key)
@@ -205,7 +208,7 @@ def _contract(
     makes_data: bool,
 ) -> Iterator[Problem]:
     if phase.model is None or any(
-        phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model")
+        phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model", "controller")
     ):
         return
     for first in ("source", "holdout"):
@@ -213,6 +216,9 @@ def _contract(
         if opening is None:
             continue
         have = _encoded(phase, opening.provides()) if phase.generator or makes_data else opening.provides()
+        if phase.controller:
+            # It is set before a step, though what it is set by is measured behind the model.
+            have |= phase.controller.provides()
         past = (
             "source",
             "holdout",
@@ -221,7 +227,7 @@ def _contract(
         )
         if phase.generator and first == "holdout":
             # Completions are sampled and scored; nothing is learned from them.
-            past = (*past, "advantage", "model", "optimizer", "loss")
+            past = (*past, "advantage", "model", "controller", "optimizer", "loss")
         for table, spec in phase.parts():
             if table in past:
                 continue

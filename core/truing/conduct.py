@@ -22,6 +22,7 @@ from truing.check import wanted
 from truing.collect import collect
 from truing.errors import Problem, TruingError, UserError, first_cause
 from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
+from truing.fields import fields
 from truing.journal import MEMORY, Journal, PhaseFolder, write_whole
 from truing.loop import Parts
 from truing.offline import offline
@@ -103,7 +104,9 @@ async def _phases(recipe: Recipe, journal: Journal, run: Run) -> Exception | Non
     raised, so that the observers live to hear of it."""
     try:
         for phase in recipe.phases:
-            if not run.stop and not journal.phase(phase.name).made:
+            if journal.phase(phase.name).made:
+                journal.phase(phase.name).forget()  # a kill may have come before
+            elif not run.stop:
                 await _phase(phase, journal, run)
     except Exception as error:
         cause = first_cause(error)
@@ -190,7 +193,8 @@ def _parts(phase: Phase, run: Run) -> Parts:
         **vars(_stages(phase, run)),
         optimizer=phase.optimizer.build(run),
         loss=phase.loss.build(run),
-        needs=phase.loss.requires(),
+        needs=phase.loss.requires() | (phase.controller.requires() if phase.controller else fields()),
+        controller=phase.controller.build(run) if phase.controller else None,
         holdout=phase.holdout.build(run) if phase.holdout else None,
     )
 

@@ -187,6 +187,8 @@ HEARD_BEFORE: Field[Tensor] = Field("heard_before", "heard", "int64", into="toke
 """In front of which of the model's own tokens each stands."""
 EARNED: Field[Tensor] = Field("earned", "seq", "float32")
 """What an environment gave for a completion, the rewards of its turns added up."""
+KL_COEFFICIENT: Field[float] = Field("kl_coefficient")
+"""What a nat of KL divergence from the reference costs in this step, where a controller sets it."""
 VERSION: Field[Tensor] = Field("version", "seq", "int64")
 """The version of the weights under which the first token of a completion was drawn."""
 OPPONENT: Field[Tensor] = Field("opponent", "seq", "int64")

@@ -61,6 +61,7 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
 
     read: groups read in this epoch. waves, groups: batches and groups read in all epochs. dropped, failed: groups that
     were lost so far, and truncated: completions that were cut. watched: what it waits for. best: the best look.
+    controller: what its controller knows.
     """
 
     step: int = 0
@@ -73,6 +74,7 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     truncated: int = 0
     watched: Watched = {}
     best: Mark | None = None
+    controller: dict[str, float] = {}
 
 
 class Journal:

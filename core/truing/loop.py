@@ -31,7 +31,7 @@ from truing.reading import Read, Reading, open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Metrics, Stages, timed
-from truing.stage import DataInfo, Loss, Memory, Optimizer, Source
+from truing.stage import Controller, DataInfo, Loss, Memory, Optimizer, Source
 from truing.until import Mark, Watch
 
 _PASSES = 2
@@ -47,13 +47,18 @@ class Parts(Stages):
     optimizer: Optimizer
     loss: Loss
     needs: Fields
-    """what the loss is handed, and nothing else"""
+    """what is looked at of an annotated batch"""
+    controller: Controller | None = None
     holdout: Source | None = None
 
     @property
     def memory(self) -> Memory | None:
         """What the loss remembers, if it does."""
         return getattr(self.loss, "memory", None)
+
+    def weighed(self, batch: Batch) -> Batch:
+        """The batch with what a controller sets, if there is one."""
+        return self.controller.put(batch) if self.controller else batch
 
     def keep(self, folder: Path) -> None:
         """Write down what is needed to go on."""
@@ -198,7 +203,11 @@ class Training:
         if not enough:
             self._reading.give_back(self._steps - step)
         self.position = msgspec.structs.replace(
-            self._after(work), step=step, watched=self._watch.watched, best=self._best
+            self._after(work),
+            step=step,
+            watched=self._watch.watched,
+            best=self._best,
+            controller=dict(self._parts.controller.kept()) if self._parts.controller else {},
         )
         if loop.checkpoint_every and step % loop.checkpoint_every == 0:
             await self._checkpoint()
@@ -305,11 +314,14 @@ async def _restore(parts: Parts, run: Run, folder: PhaseFolder) -> Position:
     if found:
         await anyio.to_thread.run_sync(folder.back_to, found[0])
         await run.on_device(parts.restore, found[0])
+        if parts.controller:
+            parts.controller.restore(found[1].controller)
     return found[1] if found else Position()
 
 
 def _learn(parts: Parts, batch: Batch) -> Mapping[str, float]:
-    found = parts.model.learn(parts.model.annotate(batch, parts.needs), parts.loss)
+    annotated = parts.model.annotate(parts.weighed(batch), parts.needs)
+    found = parts.model.learn(annotated, parts.loss)
     if parts.memory:
         parts.memory.learned()
-    return found
+    return {**found, **parts.controller.follow(annotated)} if parts.controller else found

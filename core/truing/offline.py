@@ -74,7 +74,7 @@ async def _evaluate(parts: Parts, holdout: Batch | None, run: Run, step: int) ->
         return {}
     try:
         with timed(run, "evaluate"):
-            metrics = await run.on_device(parts.model.measure, holdout, parts.loss)
+            metrics = await run.on_device(parts.model.measure, parts.weighed(holdout), parts.loss)
     except Stopped:
         return {}
     run.bus.publish(Evaluated(phase=run.phase, step=step, metrics=dict(metrics)))

@@ -218,6 +218,29 @@ class DeclaredLoss:
         return self.function(batch.only(self.needs))
 
 
+class Controller(Protocol):
+    """Sets from step to step what something costs, by what was measured of it: the KL divergence, for example."""
+
+    def put(self, batch: Batch) -> Batch:
+        """The batch with what it costs in this step."""
+        ...
+
+    def follow(self, batch: Batch) -> Mapping[str, float]:
+        """Look at a batch that was learned from, and set what the next step is to cost; numbers to report of this one.
+
+        It may depend on such batches alone, so that a resumed run goes on as if it had not been interrupted.
+        """
+        ...
+
+    def kept(self) -> Mapping[str, float]:
+        """All that is needed to go on: it is in every checkpoint."""
+        ...
+
+    def restore(self, kept: Mapping[str, float]) -> None:
+        """Go on from what was kept."""
+        ...
+
+
 class Optimizer(Protocol):
     """How parameters move. clip: the largest norm of a step's gradient, 0 for no limit."""
 

@@ -27,6 +27,7 @@ from truing.registry import type_name
 from truing.stage import (
     AdvantageSpec,
     AnySpec,
+    ControllerSpec,
     GeneratorSpec,
     LookSpec,
     LossSpec,
@@ -98,6 +99,7 @@ class Phase:
     look: LookSpec | None = None
     advantage: AdvantageSpec | None = None
     model: ModelSpec | None = None
+    controller: ControllerSpec | None = None
     optimizer: OptimizerSpec | None = None
     loss: LossSpec | None = None
 
@@ -149,6 +151,7 @@ TABLES: Mapping[str, type[AnySpec]] = {
     "look": LookSpec,
     "advantage": AdvantageSpec,
     "model": ModelSpec,
+    "controller": ControllerSpec,
     "optimizer": OptimizerSpec,
     "loss": LossSpec,
 }

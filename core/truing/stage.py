@@ -16,6 +16,7 @@ import msgspec
 from truing.fields import HEARD, Field, Fields, fields
 from truing.protocols import (
     AdvantageEstimator as AdvantageEstimator,
+    Controller as Controller,
     DataInfo as DataInfo,
     DeclaredLoss as DeclaredLoss,
     Encoded as Encoded,
@@ -190,6 +191,12 @@ class LossSpec(Spec[Loss], frozen=True, kw_only=True):
         return DeclaredLoss(memory or function, self.requires(), self.whole_step, self.by_completion, memory)
 
 
+class ControllerSpec(Spec[Controller], frozen=True, kw_only=True):
+    """It requires what it measures of a batch that was learned from, and provides what estimators and losses heed."""
+
+    kind: ClassVar[str] = "controller"
+
+
 class OptimizerSpec(Spec[Optimizer], frozen=True, kw_only=True):
     kind: ClassVar[str] = "optimizer"
 
@@ -249,6 +256,7 @@ KINDS: Mapping[str, type[AnySpec]] = {
         LookSpec,
         AdvantageSpec,
         LossSpec,
+        ControllerSpec,
         OptimizerSpec,
         ModelSpec,
         ObserverSpec,

@@ -23,6 +23,7 @@ PROTOCOLS: dict[str, Sequence[type[Any]]] = {
     "look": (stage.Look,),
     "advantage": (stage.AdvantageEstimator,),
     "loss": (stage.Loss, stage.LossValue, stage.Term),
+    "controller": (stage.Controller,),
     "optimizer": (stage.Optimizer,),
     "model": (stage.Model, stage.Encoded),
     "observer": (stage.Observer,),

@@ -11,6 +11,7 @@ from truing.fields import (
     ADVANTAGES,
     GROUP,
     IDS,
+    KL_COEFFICIENT,
     LOGPROBS_OLD,
     LOGPROBS_REF,
     OPPONENT,
@@ -37,11 +38,11 @@ class Shaped(AdvantageSpec, frozen=True, kw_only=True):
     offers: ClassVar = {ADVANTAGES: _BEHIND}
 
     kl: Annotated[
-        float,
+        Annotated[float, Meta(ge=0)] | Literal["controlled"],
         Meta(
-            ge=0,
             description="what each nat of KL divergence from the reference costs of the reward, in units of the score; "
-            'above 0 the estimator belongs into the model "policy", as [model.advantage]',
+            '"controlled": what a [controller] says. Unless it is 0 the estimator belongs into the model "policy", as '
+            "[model.advantage]",
         ),
     ] = 0.0
     kl_estimator: Annotated[
@@ -55,7 +56,7 @@ class Shaped(AdvantageSpec, frozen=True, kw_only=True):
     def requires(self) -> Fields:
         """Scored completions, and both log-probabilities if leaving the reference costs anything."""
         needs = fields(SCORES, GROUP, SEQ)
-        return needs | fields(LOGPROBS_OLD, LOGPROBS_REF) if self.kl else needs
+        return needs | fields(LOGPROBS_OLD, LOGPROBS_REF) | heeded(self.kl) if self.kl else needs
 
     def provides(self) -> Fields:
         """Advantages."""
@@ -273,3 +274,8 @@ class Process(AdvantageSpec, frozen=True, kw_only=True):
     def provides(self) -> Fields:
         """Advantages."""
         return fields(ADVANTAGES)
+
+
+def heeded(kl: float | Literal["controlled"]) -> Fields:
+    """What a controller sets, if it is to."""
+    return fields(KL_COEFFICIENT) if kl == "controlled" else fields()

@@ -24,6 +24,7 @@ from truing.fields import (
     fields,
 )
 from truing.stage import Fault, LossSpec
+from truing_policy.menu_advantages import heeded
 
 Anchor = Literal["model", "sampling", "proximal"]
 ANCHORS: dict[Anchor, Field[Any]] = {
@@ -62,9 +63,13 @@ class PolicyLoss(LossSpec, frozen=True, kw_only=True):
 
     mean: Mean = "sequence"
     length: Length = None
-    kl: Annotated[float, Meta(ge=0, description="weight of the KL term to the reference; 0: no reference is held")] = (
-        0.0
-    )
+    kl: Annotated[
+        Annotated[float, Meta(ge=0)] | Literal["controlled"],
+        Meta(
+            description='weight of the KL term to the reference; 0: no reference is held; "controlled": what a '
+            "[controller] says"
+        ),
+    ] = 0.0
     kl_estimator: Annotated[
         Literal["k1", "k2", "k3", "weighted-k3"],
         Meta(
@@ -105,7 +110,7 @@ class PolicyLoss(LossSpec, frozen=True, kw_only=True):
         """Log-probabilities under both sides of the ratio, and what the options look at."""
         needs = fields(LOGPROBS, ADVANTAGES, SEQ, ENTROPY, ANCHORS[self.anchor])
         if self.kl:
-            needs |= fields(LOGPROBS_REF)
+            needs |= fields(LOGPROBS_REF) | heeded(self.kl)
         return needs if self.correct == "none" else needs | fields(LOGPROBS_SAMPLED)
 
     def problems(self) -> Iterable[Fault]:

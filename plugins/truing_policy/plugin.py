@@ -18,6 +18,7 @@ from truing_policy.menu_advantages import (
     Remax,
     Whitened,
 )
+from truing_policy.menu_controllers import AdaptiveKl, KlBudget
 from truing_policy.menu_losses import Cispo, Dapo, DrGrpo, Grpo, Gspo, Ppo, Reinforce
 from truing_policy.menu_rewards import Overlong
 
@@ -48,5 +49,5 @@ _ADVANTAGES = [Gae, MonteCarlo, GroupRelative, LeaveOneOut, Remax, Whitened, Pro
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Losses, advantages for them, and a scorer of length."""
-    return [*_LOSSES, *_ADVANTAGES, Overlong]
+    """Losses, advantages for them, controllers of their KL coefficient, and a scorer of length."""
+    return [*_LOSSES, *_ADVANTAGES, AdaptiveKl, KlBudget, Overlong]

@@ -21,6 +21,7 @@ from torch import Tensor
 from truing.fields import ADVANTAGES, ENTROPY, LOGPROBS, LOGPROBS_REF, LOGPROBS_SAMPLED, SEQ, Batch
 from truing.stage import Loss, LossValue, Term
 from truing_policy.menu_losses import ANCHORS, Anchor
+from truing_policy.rewards import coefficient
 from truing_tensor.divergence import divergence
 from truing_tensor.segments import segment_mean, segment_sum
 
@@ -79,7 +80,7 @@ class Options:
 
     mean: Literal["sequence", "token", "constant"]
     length: int | None
-    kl: float
+    kl: float | Literal["controlled"]
     kl_estimator: Literal["k1", "k2", "k3", "weighted-k3"]
     entropy: float
     anchor: Anchor
@@ -120,7 +121,7 @@ def _value(seen: Seen, gain: Gain, options: Options) -> LossValue:
     }
     if options.kl:
         apart = _apart(seen, options.kl_estimator)
-        terms["kl"] = over(apart, batch, options)._replace(weight=options.kl)
+        terms["kl"] = over(apart, batch, options)._replace(weight=coefficient(options.kl, batch))
         metrics["kl/reference"] = over(apart.detach(), batch, options)
     if options.entropy:
         terms["entropy"] = over(-batch[ENTROPY], batch, options)._replace(weight=options.entropy)

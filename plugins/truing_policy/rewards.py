@@ -8,10 +8,12 @@ and a process reward model's steps. Every estimator begins here.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from truing.fields import GROUP, LOGPROBS_OLD, LOGPROBS_REF, SCORES, SEQ, STEP_END, STEP_SCORES, Batch
+from truing.fields import GROUP, KL_COEFFICIENT, LOGPROBS_OLD, LOGPROBS_REF, SCORES, SEQ, STEP_END, STEP_SCORES, Batch
 from truing_policy.menu_advantages import Shaped, Temporal
 from truing_tensor.divergence import divergence
 from truing_tensor.segments import segment_sum
@@ -21,7 +23,12 @@ def costs(batch: Batch, spec: Shaped) -> Tensor:
     """What each token costs of the reward [token]: beta times the estimate of its KL divergence; 0 if kl is."""
     if not spec.kl:
         return torch.zeros(len(batch[SEQ]), dtype=batch[SCORES].dtype)
-    return spec.kl * divergence(batch[LOGPROBS_OLD], batch[LOGPROBS_REF], spec.kl_estimator)
+    return coefficient(spec.kl, batch) * divergence(batch[LOGPROBS_OLD], batch[LOGPROBS_REF], spec.kl_estimator)
+
+
+def coefficient(kl: float | Literal["controlled"], batch: Batch) -> float:
+    """What a nat costs: as it was written, or as a controller has it in this step."""
+    return batch[KL_COEFFICIENT] if kl == "controlled" else kl
 
 
 def of_completions(batch: Batch, spec: Shaped) -> Tensor:

@@ -46,6 +46,11 @@ lr = 1e-2
 
 [loss]
 use = "grpo"
+kl = "controlled"
+
+[controller]
+use = "adaptive-kl"
+nats = 0.01
 
 [generator]
 use = "engine"

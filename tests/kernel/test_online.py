@@ -131,6 +131,25 @@ def test_a_run_that_was_stopped_goes_on_with_nothing_learned_twice_and_nothing_l
     assert second.writer.synced[0] == done
 
 
+def test_a_stop_amid_the_last_look_keeps_the_last_step_and_a_resume_takes_that_look_alone(tmp_path: Path) -> None:
+    stop = Stop()
+
+    class Stopping(Writer):
+        async def generate(self, batch: Batch) -> Batch:
+            if self.synced[-1] == 3:
+                stop.ask("enough")
+                raise Stopped
+            return await super().generate(batch)
+
+    first = Scene(tmp_path, Stopping(), stop=stop, holdout=True, steps=3, staleness=1).go()
+    assert [event.step for event in first.of(Evaluated)] == [0]
+    assert len(first.of(StepDone)) == 3
+    second = Scene(tmp_path, Writer(), resumed=True, holdout=True, steps=3, staleness=1).go()
+    assert [event.step for event in second.of(Evaluated)] == [3]
+    assert (second.of(StepDone), second.model.learned) == ([], first.model.learned)
+    assert ends(first.events)
+
+
 def test_a_sampled_group_starts_from_its_prompt_and_keeps_the_answer_it_came_with() -> None:
     batch = Batch({IDS: ["a", "b", "c"], PROMPTS: ["1", "2", "3"], COMPLETIONS: ["x", "y", "z"], GROUP: [0, 0, 2]})
     asked = prompts_of(batch)
