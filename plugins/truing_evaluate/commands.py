@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from truing.errors import Problem, UserError, did_you_mean
+from truing_reports.telling import Json, Mlflow, as_json, sent
 
 if TYPE_CHECKING:
     from truing_evaluate.overoptimization import Overoptimization
@@ -59,8 +60,6 @@ Recover = Annotated[
         help="The first file is a weak supervisor's, the last a ceiling's: what those between recover of the gap.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout, and nothing else there.")]
-Mlflow = Annotated[bool, typer.Option("--mlflow", help="Send the figures to MLflow, where MLFLOW_TRACKING_URI says.")]
 Ways = Annotated[
     list[str] | None, typer.Option(metavar="best|vote|weighted-vote", help="How one is chosen; may be repeated.")
 ]
@@ -110,7 +109,7 @@ def evaluate(
     if mlflow:
         options = {"scores": scores, "by": by or [], "sections": sections or "", "threshold": threshold}
         for told in reports:
-            sent(told, "evaluate", options)
+            sent(told, "evaluate", options, pictures_of(told))
     if json:
         compared = {"files": reports, "differences": apart, "recovered": gaps}
         as_json(reports[0] if len(reports) == 1 else compared)
@@ -154,7 +153,7 @@ def select(
         _write(write, file, prompts, hows[0], weights)
     if mlflow:
         options = {"how": hows, "truth": called, "answer": report.answer, "weigh": weigh, "scores": scores}
-        sent(report, "select", options)
+        sent(report, "select", options, pictures_of(report))
     if json:
         as_json(report)
     else:
@@ -210,23 +209,13 @@ def _write(path: Path, file: Path, prompts: Sequence[Prompt], how: How, weigh: W
     print(f"{len(prompts):,} demonstrations: {path}", file=sys.stderr)
 
 
-def sent(report: Report | Selection | Overoptimization, what: str, options: Mapping[str, Any]) -> None:
-    """Send a report to MLflow with its pictures, and say where it is."""
-    from truing_evaluate.tracking import send
+def pictures_of(report: Report | Selection | Overoptimization) -> Mapping[str, Any]:
+    """What a report shows, by file name; nothing without matplotlib, which MLflow's small package lacks."""
+    if not importlib.util.find_spec("matplotlib"):
+        return {}
+    from truing_evaluate.plots import pictures
 
-    drawn: Mapping[str, Any] = {}
-    # MLflow's small package comes without it.
-    if importlib.util.find_spec("matplotlib"):
-        from truing_evaluate.plots import pictures
-
-        drawn = pictures(report)
-    run = send(report, f"{what} {report.file}", report.file, options, drawn)
-    print(f"MLflow run: {run}", file=sys.stderr)
-
-
-def as_json(value: Any) -> None:
-    """Print a value for a program; infinity, which is no number of JSON, as null."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    return pictures(report)
 
 
 def installed(command: str) -> None:

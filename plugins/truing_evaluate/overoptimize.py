@@ -11,7 +11,8 @@ import msgspec
 import typer
 
 from truing.errors import Problem, UserError
-from truing_evaluate.commands import Json, Mlflow, as_json, installed, sent
+from truing_evaluate.commands import installed, pictures_of
+from truing_reports.telling import Json, Mlflow, as_json, sent
 
 if TYPE_CHECKING:
     from truing_evaluate.overoptimization import Course, Law, Overoptimization, Spot
@@ -54,7 +55,7 @@ def overoptimize(
     if plot is not None:
         _draw(report, plot)
     if mlflow:
-        sent(report, "overoptimize", {"gold": gold, "proxy": proxy or [], "kl": kl})
+        sent(report, "overoptimize", {"gold": gold, "proxy": proxy or [], "kl": kl}, pictures_of(report))
     if json:
         as_json(report)
     else:

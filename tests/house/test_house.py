@@ -42,7 +42,7 @@ STAIRS = {("recipe", "check")}
 ALLOWED = {"anyio", "msgspec", "pluggy", "truing"}
 ONLY_TYPED = {"torch"}
 HEAVY = ("torch", "transformers", "mlflow", "accelerate", "peft", "datasets", "pyarrow", "numpy", "reasoning_gym")
-SHARED = ("truing_tensor", "truing_remote", "truing_texts")
+SHARED = ("truing_tensor", "truing_remote", "truing_texts", "truing_reports")
 """Folders beside the plugins that are none: what plugins share. Addresses and options of servers are light, and so are
 constitutions."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50

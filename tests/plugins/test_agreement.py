@@ -620,6 +620,23 @@ def test_the_command_prints_a_report_and_gives_the_same_as_json(
     }  # fmt: skip
 
 
+def test_the_command_sends_its_figures_to_mlflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    path = write(tmp_path / "a.jsonl", *[VOTED] * 30)
+    assert called(capsys, path, "--mlflow")[0] == 0
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("truing").experiment_id])
+    assert run.data.metrics["agreement/votes"] == 90
+    assert run.data.metrics["agreement/kappas/7/8/observed"] == 1.0
+    assert run.data.tags["mlflow.runName"] == f"data report {path}"
+
+
 def test_the_command_writes_what_is_believed_of_every_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, beliefs = write(tmp_path / "a.jsonl", VOTED, VOTED), tmp_path / "beliefs.jsonl"
     assert called(capsys, path, "--posterior", str(beliefs))[0] == 0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from truing_reports.telling import Json, Mlflow, as_json, sent
+
 if TYPE_CHECKING:
     from truing_data.agreement.reading import Comparisons
     from truing_data.agreement.shapes import Report
@@ -50,7 +52,6 @@ Prior = Annotated[
     ),
 ]
 Posterior = Annotated[Path | None, typer.Option(metavar="FILE", help="Write what is believed of every item there.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout, and nothing else there.")]
 
 
 def report(
@@ -76,6 +77,7 @@ def report(
     skip_bad: SkipBad = False,
     prior: Prior = (2.0, 1.0),
     posterior: Posterior = None,
+    mlflow: Mlflow = False,
     json: Json = False,
 ) -> None:
     """Say what a file of comparisons is worth.
@@ -95,7 +97,10 @@ def report(
     other = read(against, here.columns, {}, skip_bad, judged=False) if against else None
     if posterior:
         _write(posterior, here, prior)
-    _show(reported(here, other, right=prior[0], wrong=prior[1]), json)
+    told = reported(here, other, right=prior[0], wrong=prior[1])
+    if mlflow:
+        sent(told, "data report", {"against": against or "", "where": where or [], "prior": prior})
+    _show(told, json)
 
 
 def _installed(prior: tuple[float, float]) -> None:
@@ -110,12 +115,10 @@ def _installed(prior: tuple[float, float]) -> None:
 
 
 def _show(told: Report, json: bool) -> None:
-    import msgspec
-
     from truing_data.agreement.printing import show
 
     if json:
-        print(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+        as_json(told)
     else:
         show(told)
 

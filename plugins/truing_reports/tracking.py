@@ -25,8 +25,8 @@ class Point(NamedTuple):
 
 
 def points(value: Any, key: str = "") -> Iterator[Point]:
-    """Every number of a report under its path: `pairs/accuracy/value`. Lists are left out, but those whose entries say
-    their n: that is the step."""
+    """Every number of a report under its path: `pairs/accuracy/value`. Lists are left out, but those whose entries have
+    names, which are all they say in words, or say their n: that is the step."""
     if isinstance(value, Mapping):
         for name, inside in value.items():
             yield from points(inside, f"{key}/{name}" if key else str(name))
@@ -36,8 +36,8 @@ def points(value: Any, key: str = "") -> Iterator[Point]:
                 inside = {name: some for name, some in entry.items() if name != "n"}
                 inside |= {some["how"]: some for some in inside.pop("chosen", [])}
                 yield from (point._replace(step=int(entry["n"])) for point in points(inside, key))
-            elif isinstance(entry, Mapping) and "name" in entry:
-                yield from points(entry, f"{key}/{entry['name']}")
+            elif isinstance(entry, Mapping) and (said := [part for part in entry.values() if isinstance(part, str)]):
+                yield from points(entry, "/".join([key, *said]))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield Point(key, float(value))
 
@@ -51,8 +51,8 @@ def send(
     """
     for key, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}.items():
         os.environ.setdefault(key, value)
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # SQLAlchemy 2.1 warns of an option that MLflow 3.17 still sets.
         warnings.simplefilter("ignore", DeprecationWarning)
