@@ -124,7 +124,7 @@ def test_killed_while_it_samples_or_takes_weights_or_waits_it_is_asked_again_and
     }
     assert scene.process.deaths == before + 3
     (first, *_) = [text for text in scene.told.notices if "started again" in text]
-    assert "was ended by SIGKILL and is started again, 1 of 5 restarts" in first
+    assert "was ended by SIGKILL and is started again with the newest weights, 1 of 5" in first
 
 
 def test_new_weights_do_not_wait_for_sampling_and_are_never_written_over_before_they_were_read(scene: Scene) -> None:
