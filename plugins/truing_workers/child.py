@@ -154,7 +154,7 @@ class Child:
             made = await self._run.or_stopped(partial(self._component.generate, wire.batch_of(ask.batch)))
             if made is None:
                 raise Stopped
-            answer: Answer = Done(ask.number, wire.columns_of(made))
+            answer: Answer = Done(ask.number, wire.columns_of(made, frozenset(made)))
         except Exception as error:
             answer = wire.failed(ask.number, _cause(error))
         del self._stops[ask.number]

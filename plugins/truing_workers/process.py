@@ -26,7 +26,7 @@ import torch
 
 from truing.errors import Problem, UserError
 from truing.events import Notice, decode
-from truing.fields import SAMPLES, SEEDS, TEMPERATURE, Batch, fields
+from truing.fields import Batch
 from truing.run import Run, Stopped
 from truing.stage import Weights
 from truing_workers import plugin, wire
@@ -40,7 +40,7 @@ _UNDER_WAY = 4
 _LET_GO_SECONDS = 10.0
 """how long the process may take to let go of what nobody waits for any more"""
 _LEFT = ("", "group", "prompt_token")
-"""dims of what a generator leaves on a batch"""
+"""dims of what a generator leaves on a batch as it is"""
 
 
 class Newest(NamedTuple):
@@ -91,7 +91,8 @@ class Process:
     async def generate(self, batch: Batch) -> Batch:
         """The batch with the completions of its prompts. Raises what the generator raised there, UserError where its
         process dies too often, and Stopped."""
-        sent = batch.only(self._spec.requires() | fields(SAMPLES, SEEDS, TEMPERATURE))
+        left = {key: value for key, value in batch.items() if key.dims in _LEFT}
+        sent = batch.only(self._spec.requires() | left.keys())
         async with self._slots:
             while True:
                 worker = await self._alive()
@@ -101,14 +102,14 @@ class Process:
                     continue
                 finally:
                     self._publish(worker)
-                left = {key: value for key, value in batch.items() if key.dims in _LEFT and key not in sent}
-                return Batch(left).put_all(made)
+                new = {key: value for key, value in made.items() if key not in left or key in self._spec.provides()}
+                return Batch(left).put_all(new)
 
     async def _made(self, worker: Worker, prompts: Batch) -> Batch:
         """What comes back for prompts. Raises Died."""
         number, waiting = worker.expect()
         try:
-            await anyio.to_thread.run_sync(worker.send, Ask(number, wire.columns_of(prompts)))
+            await anyio.to_thread.run_sync(worker.send, Ask(number, wire.columns_of(prompts, self._spec.requires())))
             answer = await self._settled(waiting)
         finally:
             if not waiting.done():

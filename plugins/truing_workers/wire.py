@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from truing.errors import Problem, RunFailed, TruingError, UserError
-from truing.fields import Batch, Field
+from truing.fields import Batch, Field, Fields
 from truing.run import Stopped
 from truing.stage import AnySpec, Spec, component_of
 
@@ -46,11 +46,11 @@ class Sheet(msgspec.Struct):
 
 
 class Column(msgspec.Struct, array_like=True):
-    """A field of a batch. tensor: type and shape, and then `value` is its bytes."""
+    """A field of a batch. tensor: type and shape, and then `value` is its bytes; else it is msgpack."""
 
     field: tuple[str, str, str, str]
     tensor: tuple[str, list[int]] | None
-    value: Any
+    value: bytes
 
 
 class Start(msgspec.Struct, tag=True):
@@ -177,9 +177,16 @@ class Link:
         return bytes(read)
 
 
-def columns_of(batch: Batch) -> list[Column]:
-    """A batch as it travels."""
-    return [_column(key, value) for key, value in batch.items()]
+def columns_of(batch: Batch, needed: Fields) -> list[Column]:
+    """A batch as it travels. What is needed must, and of the rest goes what can. Raises RunFailed."""
+    columns: list[Column] = []
+    for key, value in batch.items():
+        try:
+            columns.append(_column(key, value))
+        except TypeError as error:
+            if key in needed:
+                raise RunFailed(f"{key} cannot be sent to another process: {error}") from None
+    return columns
 
 
 def batch_of(columns: list[Column]) -> Batch:
@@ -199,14 +206,14 @@ def name_of(dtype: torch.dtype) -> str:
 
 def _column(key: Field[Any], value: Any) -> Column:
     if not isinstance(value, Tensor):
-        return Column(place_of(key), None, value)
+        return Column(place_of(key), None, msgspec.msgpack.encode(value))
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return Column(place_of(key), (name_of(value.dtype), list(value.shape)), flat.numpy().tobytes())
 
 
 def _value(column: Column) -> Any:
     if column.tensor is None:
-        return column.value
+        return msgspec.msgpack.decode(column.value)
     dtype, shape = getattr(torch, column.tensor[0]), column.tensor[1]
     return (
         torch.frombuffer(bytearray(column.value), dtype=dtype).reshape(shape)

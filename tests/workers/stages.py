@@ -19,9 +19,12 @@ from torch import Tensor
 
 from truing.errors import Problem, UserError
 from truing.events import Notice
-from truing.fields import COMPLETIONS, GROUP, IDS, PROMPTS, SEEDS, SEQ, TOKENS, VERSION, Batch, Fields, fields
+from truing.fields import COMPLETIONS, GROUP, IDS, PROMPTS, SEEDS, SEQ, TOKENS, VERSION, Batch, Field, Fields, fields
 from truing.run import Run, Stopped
 from truing.stage import GeneratorSpec, Weights
+
+OBJECT = object()
+KNOWN: Field[list[object]] = Field("known", "group")
 
 
 class Obedient(GeneratorSpec, frozen=True, kw_only=True):
@@ -112,7 +115,4 @@ def _sleep() -> None:
 def asked(*names: str) -> Batch:
     """A batch of prompts with seeds, and something that only the run knows of."""
     values: dict[Any, Any] = {IDS: list(names), PROMPTS: [f"say {name}" for name in names]}
-    return Batch({**values, SEEDS: list(range(7, 7 + len(names))), KNOWN: [{1, 2}] * len(names)})
-
-
-KNOWN: Any = __import__("truing.fields", fromlist=["Field"]).Field("known", "group")
+    return Batch({**values, SEEDS: list(range(7, 7 + len(names))), KNOWN: [OBJECT] * len(names)})

@@ -23,7 +23,7 @@ pytest.importorskip("torch")
 from truing_workers import process as parent
 from truing_workers.plugin import Process
 
-from .stages import KNOWN, Numbers, Obedient, asked
+from .stages import KNOWN, OBJECT, Numbers, Obedient, asked
 
 SECONDS = 60.0
 
@@ -78,7 +78,7 @@ def test_what_is_sampled_there_is_sampled_from_the_weights_and_seeds_that_were_g
     made: Batch = anyio.run(scene.process.generate, asked("a", "b"))
     assert made[COMPLETIONS] == ["say a!", "say b!"]
     assert tokens(made) == [[7, 0, 6, 10], [8, 0, 6, 10]]
-    assert made[KNOWN] == [{1, 2}, {1, 2}], "what the generator does not need stays here as it is"
+    assert made[KNOWN] == [OBJECT, OBJECT], "what nobody needs there stays here as it is"
     assert scene.told.notices == ["asked for a"]
 
 

@@ -47,7 +47,7 @@ def test_a_batch_arrives_as_it_was_sent() -> None:
         }
     )
     # More than a socket holds, so both ends must be at work.
-    sending = threading.Thread(target=here.send, args=[Ask(3, columns_of(batch))])
+    sending = threading.Thread(target=here.send, args=[Ask(3, columns_of(batch, frozenset(batch)))])
     sending.start()
     message = there.receive()
     sending.join()
@@ -63,6 +63,13 @@ def test_a_batch_arrives_as_it_was_sent() -> None:
     for key in (TOKENS, WIDE):
         assert found[key].dtype == batch[key].dtype
         assert torch.equal(found[key], batch[key])
+
+
+def test_what_cannot_travel_stays_unless_it_is_needed() -> None:
+    batch = Batch({IDS: ["a"], WIDE: [object()]})
+    assert set(batch_of(columns_of(batch, frozenset([IDS])))) == {IDS}
+    with pytest.raises(RunFailed, match="`wide` cannot be sent to another process"):
+        columns_of(batch, frozenset([IDS, WIDE]))
 
 
 def test_a_component_arrives_with_those_inside_of_it() -> None:
