@@ -57,10 +57,9 @@ class Best(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def better(self, step: int, metrics: Mapping[str, float], than: Mark | None) -> Mark | None:
         """A look, if it is better than the best before it. Raises RunFailed for a metric that nobody reports."""
         value = _reported("best", self.metric, metrics)
-        if math.isnan(value):
-            return None
-        better = than is None or (value > than.value if self.larger_is_better else value < than.value)
-        return Mark(step, value) if better else None
+        worst = -math.inf if self.larger_is_better else math.inf
+        best = than.value if than else worst
+        return Mark(step, value) if (value > best if self.larger_is_better else value < best) else None
 
 
 class Watch:

@@ -47,7 +47,7 @@ SHARED = ("truing_tensor", "truing_remote", "truing_texts", "truing_reports")
 constitutions."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 KERNEL_LINES = 2850
-"""A fifth of it is what the loop promises of failures, resumes and replays."""
+"""What it is spent on, and why it is spent inside: docs/decisions/0015-what-is-inside.md."""
 
 
 class Import(NamedTuple):
