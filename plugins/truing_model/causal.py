@@ -54,6 +54,7 @@ from truing_model.lora import add_lora, merged
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
 from truing_model.state import dump, load_heads, load_state, save_heads, save_state, trainable
 from truing_model.step import StepSums, counts_of, surrogate
+from truing_model.trunk import share
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
 from truing_tensor.machine import computes_in_bf16, keep_freed_memory
@@ -110,6 +111,8 @@ class CausalLm:
         model = add_lora(base, spec) if spec.lora_rank else base
         for head in heads.values():
             head.requires_grad_(True)
+        if spec.lora_rank:
+            share(model)
         self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
         self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
 
@@ -252,7 +255,8 @@ class CausalLm:
             raise UserError(Problem(self.spec.reference, what, "name a reference with the same tokenizer"))
 
     def _open_store(self, base: nn.Module) -> ReferenceStore:
-        name = fingerprint(self.reference.model if self.reference_path else base, self.bf16, self.layout)
+        held_to = self.reference.model if self.reference_path else base
+        name = fingerprint(held_to, self._reference_in_bf16, self.layout)
         return ReferenceStore(cache_folder() / "reference" / name, self._say)
 
     def _keep_reference(self) -> None:
@@ -285,8 +289,16 @@ class CausalLm:
     def reference(self) -> Network:
         """The model that was named as the reference, else a frozen copy of this one as it was loaded; made when it is
         first asked something."""
-        model = self._load(self.reference_path or self.path, torch.float32).requires_grad_(False)
-        return Network(model, self._decoder(model), {}, fields(LOGPROBS), self.bf16)
+        held = torch.bfloat16 if self.spec.reference_dtype == "bf16" else torch.float32
+        model = self._load(self.reference_path or self.path, held).requires_grad_(False)
+        if self.spec.reference_device != "auto":
+            model.to(self.spec.reference_device)
+        return Network(model, self._decoder(model), {}, fields(LOGPROBS), self._reference_in_bf16)
+
+    @property
+    def _reference_in_bf16(self) -> bool:
+        asked = self.spec.reference_dtype
+        return self.bf16 if asked == "auto" else asked == "bf16"
 
     @contextmanager
     def _as_reference(self) -> Iterator[nn.Module]:

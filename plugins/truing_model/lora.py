@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from truing.errors import Problem, UserError
 from truing_model.plugin import CausalLm
+from truing_model.trunk import unshare
 
 
 def add_lora(model: PreTrainedModel, spec: CausalLm) -> Any:
@@ -66,6 +67,32 @@ def keep_head(adapter: Path, head: Mapping[str, Tensor]) -> None:
     config.write_text(json.dumps(options, indent=2), encoding="utf-8")
 
 
+def adapter_options(folder: Path) -> dict[str, Any]:
+    """The options that an adapter was made with, read off its folder. Raises UserError where there is none."""
+    file = folder / "adapter_config.json"
+    if not file.exists():
+        what = "it has no adapter/: it learned with all its weights, or is not from here"
+        raise UserError(Problem(str(folder.parent), what, "train it with lora_rank, or take `trunk` out"))
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        "lora_rank": config["r"],
+        "lora_alpha": config["lora_alpha"],
+        "lora_targets": sorted(config["target_modules"]),
+        "lora_layers": len(config["layers_to_transform"] or ()),
+    }
+
+
+def load_adapter(folder: Path, model: Any) -> None:
+    """Put the weights of an adapter, its head among them, into a model that was made with its options."""
+    from peft import set_peft_model_state_dict
+
+    weights = load_file(folder / "adapter_model.safetensors")
+    heads = {name: value for name, value in weights.items() if ".score." in name}
+    set_peft_model_state_dict(model, {name: value for name, value in weights.items() if name not in heads})
+    model.get_base_model().score.load_state_dict({name.rpartition(".")[2]: value for name, value in heads.items()})
+
+
 def merged(model: Any) -> PreTrainedModel:
     """The plain model with the adapter's update added in fp32, where small updates are not rounded away."""
+    unshare(model)
     return model.float().merge_and_unload()

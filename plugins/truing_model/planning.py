@@ -244,9 +244,11 @@ def _cut(outline: Outline, batch: Batch, encoding: float) -> Step | None:
 def _memory(outline: Outline, reference: Outline | None, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
     """Bytes by what they are for, while the largest piece is learned from."""
     size = outline.size
+    halves = 2 if getattr(outline.spec, "reference_dtype", "") == "bf16" else 4
+    elsewhere = getattr(outline.spec, "reference_device", "auto") not in ("auto", outline.device.type)
     return {
         "weights": size.weights,
-        "reference": 4 * reference.size.base if reference else 0,
+        "reference": halves * reference.size.base if reference and not elsewhere else 0,
         "optimizer": moved.bytes(size.trained, size.tensors),
         # The table of words gets one gradient as input and one as output, and they meet at the end.
         "gradients": size.gradients + (0 if outline.spec.lora_rank else 4 * size.table),

@@ -131,9 +131,25 @@ class PretrainedSpec(LanguageModelSpec, frozen=True, kw_only=True):
         ),
     ] = ""
 
+    reference_dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(
+            description="of a reference that is a copy of its own: how its weights are held, and its arithmetic; auto: "
+            "fp32, and as the model computes"
+        ),
+    ] = "auto"
+    reference_device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Meta(description="of a reference that is a copy of its own: where it runs; auto: where the model does"),
+    ] = "auto"
+
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)
         yield from paths.problems(self.path)
+        placed = {"reference_dtype": self.reference_dtype, "reference_device": self.reference_device}
+        for option in (name for name, value in placed.items() if value != "auto"):
+            if self.lora_rank and not self.reference:
+                yield Fault(option, "the reference is the model without its adapter, and no copy", "take it out")
         if self.reference:
             yield from (fault._replace(option="reference") for fault in paths.problems(self.reference))
 
@@ -221,6 +237,15 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             extra=PHASE_MODEL,
         ),
     ]
+    trunk: Annotated[
+        str,
+        Meta(
+            description="the model that its adapter was learned on, `@sft` for example: it is read through that, "
+            "and what a policy or a critic that began as the same model holds frozen is held once; "
+            '"": as a whole, with weights of its own',
+            extra=PHASE_MODEL,
+        ),
+    ] = ""
     scale: Annotated[
         Literal["raw", "normalised", "calibrated"],
         Meta(
@@ -250,6 +275,10 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             yield from paths.problems(path)
         if not named:
             yield Fault("path", "no reward model is named")
+        if self.trunk:
+            yield from (fault._replace(option="trunk") for fault in paths.problems(self.trunk))
+        if len(named) > 1 and self.trunk:
+            yield Fault("trunk", "an average of weights is of whole models", "take it out")
         if len(named) > 1 and self.scale != "raw":
             what = "an average of weights is a new model, and its scores were never measured"
             yield Fault("scale", what, "take it out, or make an `ensemble` of the models")

@@ -21,7 +21,7 @@ from truing_model import plugin, scale
 from truing_model.causal import CausalLm
 from truing_model.forward import HEADS
 from truing_model.loading import kind_of, load_scorer, numbers_of
-from truing_model.lora import keep_head
+from truing_model.lora import adapter_options, keep_head, load_adapter
 
 SEEN = "seen.json"
 """of a checkpoint: what the model said of its holdout"""
@@ -126,7 +126,7 @@ class RewardScorer:
             _into_mean(self._model, _scoring(path, spec, run), count)
         self._run = run
         self._how = spec.scale
-        self._scale = None if spec.scale == "raw" else _scale_of(self._model, spec.scale)
+        self._scale = None if spec.scale == "raw" else _scale_of(self._model, Path(run.resolve(first)), spec.scale)
 
     async def score(self, batch: Batch) -> Batch:
         """The batch with SCORES [seq], and MEMBER_SCORES [seq, member] where there are several. Raises Stopped."""
@@ -145,7 +145,7 @@ def _by_member(scores: Tensor) -> Tensor:
 
 def _scoring(path: str, spec: plugin.RewardScorer, run: Run) -> RewardModel:
     """The model that a scorer asks. Raises UserError for one without a head that was trained."""
-    options = {"path": path, "dtype": spec.dtype, "device": spec.device}
+    options: dict[str, Any] = {"path": path, "dtype": spec.dtype, "device": spec.device}
     alone = plugin.RewardModel(**options)
     members, kind = numbers_of(alone, run.resolve(path)), kind_of(alone, run.resolve(path))
     if kind:
@@ -153,20 +153,27 @@ def _scoring(path: str, spec: plugin.RewardScorer, run: Run) -> RewardModel:
     if not members:
         what = "it is no reward model: it has no head that scores"
         raise UserError(Problem(path, what, 'name what a phase with [model] use = "reward-model" made'))
+    adapter = Path(run.resolve(path)) / "adapter"
+    if spec.trunk:
+        options |= {"path": spec.trunk, **adapter_options(adapter)}
     if members == 1:
-        return RewardModel(alone, run)
-    return RewardEnsemble(plugin.RewardEnsemble(**options, heads=members), run)
+        model = RewardModel(plugin.RewardModel(**options), run)
+    else:
+        model = RewardEnsemble(plugin.RewardEnsemble(**options, heads=members), run)
+    if spec.trunk:
+        load_adapter(adapter, model.network.model)
+    return model
 
 
-def _scale_of(model: RewardModel, how: str) -> scale.Scale:
+def _scale_of(model: RewardModel, folder: Path, how: str) -> scale.Scale:
     """The scale that is kept with a model. Raises UserError if there is none, or none of this kind."""
-    found = scale.read(Path(model.path), model.spec.members)
+    found = scale.read(folder, model.spec.members)
     if found is None:
         what = f"it has no {scale.FILE}: its scores were never measured on a holdout"
-        raise UserError(Problem(model.spec.path, what, "train it with a [holdout], or take `scale` out"))
+        raise UserError(Problem(str(folder), what, "train it with a [holdout], or take `scale` out"))
     if how == "calibrated" and None in found.temperature:
         what = f"its scores cannot be made probabilities: on {found.pairs} held-out pairs they told nothing"
-        raise UserError(Problem(model.spec.path, what, 'use scale = "normalised", or train it better'))
+        raise UserError(Problem(str(folder), what, 'use scale = "normalised", or train it better'))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
@@ -16,7 +17,8 @@ class Mix(ScorerSpec, frozen=True, kw_only=True):
     """A weighted sum of what several scorers say, all of them asked at once.
 
     What each said is kept under its name and reported step by step. One of weight 0 is only watched: a better judge
-    than the one that is learned from shows whether learning still serves what was meant.
+    than the one that is learned from shows whether learning still serves what was meant. What one of them alone says
+    beside its score is handed on: the steps of a process reward model, the spread of an ensemble.
 
     Written as `[scorer.of.right] use = "match"`, and `weights = {right = 1.0}`.
     """
@@ -42,8 +44,13 @@ class Mix(ScorerSpec, frozen=True, kw_only=True):
         return own.union(*(scorer.requires() for scorer in self.of.values()))
 
     def provides(self) -> Fields:
-        """The sum, and what it is made of."""
-        return fields(SCORES, SCORE_PARTS)
+        """The sum, what it is made of, and what one of them says beside."""
+        return fields(SCORES, SCORE_PARTS) | self.beside()
+
+    def beside(self) -> Fields:
+        """What one of the scorers alone says, its score apart."""
+        said = Counter(field for scorer in self.of.values() for field in scorer.provides())
+        return frozenset(field for field, times in said.items() if times == 1) - fields(SCORES, SCORE_PARTS)
 
     def problems(self) -> Iterator[Fault]:
         """Nobody to ask, weights of nobody, and a sum of nothing."""

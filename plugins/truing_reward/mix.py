@@ -23,11 +23,12 @@ class Mix:
     def __init__(self, spec: menu_mix.Mix, run: Run) -> None:
         self._scorers = {name: scorer.build(run) for name, scorer in spec.of.items()}
         self._weights = {name: spec.weights.get(name, 1.0) for name in spec.of}
+        self._beside = spec.beside()
         self._kept = run.phase_folder / KEPT if spec.keep else None
 
     async def score(self, batch: Batch) -> Batch:
-        """The batch with SCORES [seq], and SCORE_PARTS [seq]: what each scorer said, and its parts under its
-        name. Raises what any of them raises."""
+        """The batch with SCORES [seq], SCORE_PARTS [seq]: what each scorer said, and its parts under its name, and what
+        one of them alone said beside. Raises what any of them raises."""
         answers = await gathered([partial(scorer.score, batch) for scorer in self._scorers.values()])
         said = [answer[SCORES].float() for answer in answers]
         whole = torch.stack([self._weights[name] * part for name, part in zip(self._scorers, said, strict=True)]).sum(0)
@@ -36,7 +37,8 @@ class Mix:
         for name, answer in zip(self._scorers, answers, strict=True):
             for part, inner in zip(parts, answer.get(SCORE_PARTS, ()), strict=SCORE_PARTS in answer):
                 part |= {f"{name}/{each}": value for each, value in inner.items()}
-        scored = batch.put_all({SCORES: whole, SCORE_PARTS: parts})
+        beside = {key: answer[key] for answer in answers for key in answer.keys() & self._beside}
+        scored = batch.put_all({**beside, SCORES: whole, SCORE_PARTS: parts})
         if self._kept:
             self._kept.parent.mkdir(parents=True, exist_ok=True)
             with self._kept.open("ab") as file:

@@ -123,6 +123,9 @@ def test_a_copy_of_the_model_is_counted_only_where_it_answers_as_the_reference(t
     )
     assert full > 0
     assert lora == sft == 0
+    first = phase("scratch-lm", start="phase.one.", loss="simpo", **SHAPE)
+    _, half = told(first, phase("causal-lm", start="phase.two.", loss="dpo", path="@one", reference_dtype="bf16"))
+    assert half["memory"]["reference"] == full // 2
 
 
 def test_a_model_of_an_earlier_phase_has_the_shape_of_that_phase_and_options_of_its_own(told):

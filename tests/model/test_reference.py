@@ -135,3 +135,15 @@ def test_a_reference_that_gives_no_numbers_ends_the_run_and_names_the_groups(fam
         next(model.reference.parameters()).fill_(float("nan"))
     with pytest.raises(RunFailed, match="the reference gives as `logprobs` is not a number; the groups were"):
         model.annotate(model.encode(batch_of(pairs(3))).batch, WANTED)
+
+
+def test_a_copy_is_held_and_computed_as_the_recipe_says(family_folder: Any, run: Run) -> None:
+    whole = model_of(family_folder("llama"), run)
+    half = model_of(family_folder("llama"), run, reference_dtype="bf16", reference_device="cpu")
+    batch = whole.encode(batch_of(pairs())).batch
+    assert {value.dtype for value in half.reference.model.parameters()} == {torch.bfloat16}
+    exact, rounded = (model.annotate(batch, WANTED)[LOGPROBS_REF] for model in (whole, half))
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.05)
+    of_adapter = CausalLm(path="x", lora_rank=4, reference_dtype="bf16", reference_device="cpu")
+    assert {fault.option for fault in of_adapter.problems()} >= {"reference_dtype", "reference_device"}

@@ -22,9 +22,11 @@ from truing.fields import (
     PROMPTS,
     SCORE_PARTS,
     SCORES,
+    STEP_SCORES,
     TOKENS,
     VERSION,
     Batch,
+    Fields,
     fields,
 )
 from truing.run import Run, Stopped
@@ -69,6 +71,21 @@ def test_scores_are_summed_by_weight_and_each_is_kept_under_its_name() -> None:
     assert batch[SCORES].tolist() == [4.0, 4.0]
     assert batch[SCORE_PARTS] == [{"two": 2.0, "three": 3.0, "gold": 9.0}] * 2
     assert numbers_of(batch)["score/gold"] == 9.0
+
+
+def test_what_one_of_them_alone_says_beside_is_handed_on() -> None:
+    class Steps(Constant, frozen=True, kw_only=True):
+        def provides(self) -> Fields:
+            return fields(SCORES, STEP_SCORES)
+
+        async def score(self, batch: Batch) -> Batch:
+            return (await Constant.score(self, batch)).put(STEP_SCORES, torch.ones(3))
+
+    one = Mix(of={"steps": Steps(), "right": Constant()})
+    assert one.provides() == fields(SCORES, SCORE_PARTS, STEP_SCORES)
+    assert scored(one)[STEP_SCORES].tolist() == [1.0] * 3
+    both = Mix(of={"one": Steps(), "other": Steps()})
+    assert STEP_SCORES not in both.provides() | set(scored(both))
 
 
 def test_what_is_kept_is_a_line_for_each_prompt_with_what_each_scorer_said_under_which_weights(tmp_path: Path) -> None:
