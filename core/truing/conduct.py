@@ -165,7 +165,8 @@ async def _export(parts: Parts, folder: PhaseFolder, run: Run) -> None:
             (path / MEMORY).write_bytes(msgspec.json.encode(parts.memory.kept()))
 
     await run.on_device(write_whole, folder.model, write)
-    run.bus.publish(ModelSaved(phase=run.phase, path=str(folder.model.resolve()), facts=facts))
+    path, step = str(folder.model.resolve()), parts.model.version
+    run.bus.publish(ModelSaved(phase=run.phase, path=path, facts=facts, step=step))
     folder.forget()
 
 

@@ -160,6 +160,8 @@ class ModelSaved(Event, frozen=True, kw_only=True):
     path: str
     facts: dict[str, Any]
     """what the model says of itself: architecture, parameters, precision"""
+    step: int = -1
+    """after which step it was as it is: the last, or that of the best look; -1: nobody says"""
 
 
 class DataSaved(Event, frozen=True, kw_only=True):

@@ -254,11 +254,12 @@ class Shipper:
             name = f"{self._run.name}-{event.phase}".rstrip("-")
             ids.models[event.phase] = models.create(self._client, self._experiment, name, run, event, folder)
             self._ledger.keep()
-        model, step = ids.models[event.phase], self._place.steps.get(event.phase, 0)
+        model, step = ids.models[event.phase], event.step
+        if step < 0:
+            step = self._place.steps.get(event.phase, 0)
         models.finish(self._client, model, event, folder, self._options.log_model, step)
-        looks = [
-            look for _, look in self._journal.events() if isinstance(look, Evaluated) and look.phase == event.phase
-        ]
+        events = (look for _, look in self._journal.events() if isinstance(look, Evaluated))
+        looks = [look for look in events if look.phase == event.phase and look.step <= step]
         if looks:
             # The same point as before to MLflow, and now on the page of the model, too.
             last = max(looks, key=lambda look: look.step)

@@ -12,7 +12,7 @@ import pytest
 
 from truing.cli.summary import summarise
 from truing.errors import RunFailed, UserError
-from truing.events import BestKept, Evaluated, Notice
+from truing.events import BestKept, Evaluated, ModelSaved, Notice
 from truing.recipe import Recipe
 from truing.testing import Ran, run_recipe
 from truing.until import Best, Mark
@@ -59,6 +59,7 @@ def test_the_model_is_that_of_the_best_look_and_not_of_the_last_step(recipe: Mak
     assert [event.metrics["loss"] for event in ran.events if isinstance(event, Evaluated)][:3] == [1, -0.5, 0.25]
     assert bests(ran) == [(0, 1.0), (1, -0.5)]
     assert (exported(ran)["version"], exported(ran)["weight"]) == (1, -0.5)
+    assert [event.step for event in ran.events if isinstance(event, ModelSaved)] == [1]
     (told,) = [event.text for event in ran.events if isinstance(event, Notice)]
     assert told == "the model is that of step 1, the best look: holdout/loss was -0.5"
     best = summarise(ran.events).phases[0].best

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from truing import events
@@ -232,6 +233,16 @@ def test_a_model_is_logged_with_its_signature_and_none_of_its_weights(scene: Sce
     assert loaded.signature.inputs.input_names() == ["messages"]
     assert loaded.signature.outputs.input_names() == ["text"]
     assert client.get_run(ids["phases"]["sft"]).outputs.model_outputs[0].model_id == logged.model_id
+
+
+def test_the_model_of_the_best_look_has_the_numbers_of_that_look(scene: Scene, tmp_path: Path) -> None:
+    looks = [events.Evaluated(phase="sft", step=at, metrics={"loss": 1.0 / at}) for at in (1, 2, 3)]
+    saved = msgspec.structs.replace(model(tmp_path, "sft"), step=2)
+    scene.live([started(), *phase("sft", [step(1), step(2), step(3), *looks]), saved, ended()])
+    client, ids = scene.client(), scene.ledger()["ids"]
+    logged = client.get_logged_model(ids["models"]["sft"])
+    assert [(metric.value, metric.step) for metric in logged.metrics] == [(0.5, 2)]
+    assert client.get_run(ids["phases"]["sft"]).outputs.model_outputs[0].step == 2
 
 
 def test_a_model_can_be_copied_or_left_out(scene: Scene, tmp_path: Path) -> None:
