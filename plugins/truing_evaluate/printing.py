@@ -53,6 +53,10 @@ def compare(reports: Sequence[Report], differences: Sequence[Difference | None])
             rows.append((report.file, f"{pairs.pairs:,}", *said, gain))
     if rows:
         _table("pairs", ("FILE", "PAIRS", "ACCURACY", "NLL", "ECE", "ACCURACY AGAINST THE FIRST"), rows)
+    for key in dict.fromkeys(key for report in reports if report.pairs for key in report.pairs.by):
+        grouped = [it for it in reports if it.pairs and key in it.pairs.by]
+        rows = [(it.file, _worst(it.pairs.by[key]), figure(it.pairs.worst[key])) for it in grouped if it.pairs]
+        _table(f"worst by {key}", ("FILE", "NAME", "HALF CREDIT"), rows)
     if any(report.labels for report in reports):
         rows = [(it.file, figure(it.labels.auroc), figure(it.labels.best[-1].truth)) for it in reports if it.labels]
         _table("right and wrong completions", ("FILE", "AUROC", "BEST OF ALL"), rows)
@@ -209,9 +213,13 @@ def _of_categories(some: Sequence[Category], least: Figure) -> list[tuple[str, .
         for it in some
     ]
     if len(some) > 1:
-        worst = min(some, key=lambda it: it.half_credit)
+        worst = next(it for it in some if it.name == _worst(some))
         rows.append(("worst: " + worst.name, "", "", _share(worst.accuracy.value), figure(least), "", "", ""))
     return rows
+
+
+def _worst(some: Sequence[Category]) -> str:
+    return min(some, key=lambda it: it.half_credit).name
 
 
 def _show_sections(told: Sections) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from truing.plugins import hookimpl
 from truing.stage import AnySpec
+from truing_oversight.menu_debate import DEBATES
 from truing_oversight.menu_weak import WeakLabels, WeakToStrong
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """What a weak supervisor says of pairs, and the loss of a student that is to see further."""
-    return [WeakLabels, WeakToStrong]
+    """What a weak supervisor says of pairs, and the loss of a student that is to see further; debates, and who judges
+    them."""
+    return [WeakLabels, WeakToStrong, *DEBATES]

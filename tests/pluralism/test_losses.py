@@ -37,7 +37,9 @@ from truing_pluralism.menu_groups import GroupDro, MaxMin
 from truing_pluralism.menu_losses import LOSSES, BradleyTerryConditioned, BradleyTerryNormal
 from truing_pluralism.menu_planted import PlantedAnnotators
 from truing_pluralism.planted import PlantedPeople
+from truing_preference.menu_pairs import Dpo
 from truing_reward.menu_losses import BradleyTerry
+from truing_tensor.testing import made_up
 
 NOBODY: Any = None
 HALF = math.log(math.expm1(1.0))
@@ -147,6 +149,16 @@ def test_weights_of_groups_follow_their_losses_by_exponentiated_gradient_once_a_
     again.memory.restore(json.loads(json.dumps(loss.memory.kept())))
     held = batch.put(SCORES, batch[SCORES].detach())
     assert float(again(held).metrics["weight/south"].total) == pytest.approx(expected(2)["south"], rel=1e-6)
+
+
+@pytest.mark.parametrize("spec", [BradleyTerry(label_smoothing=0.1, center=0.01), Dpo(beta=0.3)])
+def test_around_any_loss_on_pairs_groups_of_one_size_and_no_rate_leave_it_as_it_is(spec: Any) -> None:
+    batch = made_up(spec.requires()).put(STRATUM, ["north", "south", "west"])
+    robust = GroupDro(loss=spec, rate=0.0).build(NOBODY)(batch)
+    assert total(robust, batch) == pytest.approx(total(spec.build(NOBODY)(batch), batch), rel=1e-6)
+    assert sum(
+        float(term.total) for name, term in robust.metrics.items() if name.startswith("weight/")
+    ) == pytest.approx(1)
 
 
 def test_two_groups_that_compare_the_same_two_answers_are_told_apart() -> None:
