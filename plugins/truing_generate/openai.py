@@ -26,7 +26,7 @@ from truing_generate.answers import Written
 from truing_generate.completions import Completion, Seeds, Wanted, completed, prompts
 from truing_generate.texts import Encoder, Pretrained
 from truing_generate.turns import Hearing, Rollout, Scene
-from truing_remote.http import Ask, Refused, Server
+from truing_remote.http import Ask, Gone, Refused, Server
 from truing_remote.protocol import Malformed, the_model, wrong
 from truing_texts.chat import Chat
 
@@ -47,6 +47,7 @@ class OpenAi:
     """A generator behind an address."""
 
     def __init__(self, spec: plugin.OpenAi, run: Run) -> None:
+        self.url = spec.url
         self._spec = spec
         self._run = run
         self._server = Server(
@@ -69,11 +70,19 @@ class OpenAi:
         kind the recipe says, RunFailed for one that stops to answer."""
         if self._encoder is not None:
             self._once("completions come as text and are encoded anew: their tokens may not be those that were sampled")
-        ids, heads = batch[IDS], prompts(batch)
         wanted = Wanted.of(batch, self._spec.samples, temperature=self._spec.temperature)
         seeds = self._seeds.draw(batch, self._version, wanted.samples)
-        groups: list[list[Completion | None]] = [[None] * wanted.samples for _ in ids]
         repeats = self._server.repeats
+        groups = await self.complete(batch, seeds, wanted)
+        if self._server.repeats > repeats:
+            count = self._server.repeats - repeats
+            self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
+        return self.batch(batch, groups, wanted)
+
+    async def complete(self, batch: Batch, seeds: list[list[int]], wanted: Wanted) -> list[list[Completion]]:
+        """The completions of every prompt, each drawn from its seed. Raises what `generate` does."""
+        ids, heads = batch[IDS], prompts(batch)
+        groups: list[list[Completion | None]] = [[None] * wanted.samples for _ in ids]
 
         async def sample(ask: Ask, at: int, number: int) -> None:
             draw = Draw(seeds[at][number], wanted.temperature, self._spec.max_new_tokens)
@@ -91,10 +100,7 @@ class OpenAi:
                             tasks.start_soon(sample, ask, at, number)
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
-        if self._server.repeats > repeats:
-            count = self._server.repeats - repeats
-            self._tell(f"{count} requests were sent again, the last because of: {self._server.trouble}")
-        return self._batch(batch, cast("list[list[Completion]]", groups), wanted)
+        return cast("list[list[Completion]]", groups)
 
     @asynccontextmanager
     async def _rollouts(self, batch: Batch, seeds: list[list[int]]) -> AsyncIterator[list[list[Rollout]]]:
@@ -126,7 +132,8 @@ class OpenAi:
                 return rollout.completion(whole)
             row += [*turn.tokens, *heard]
 
-    def _batch(self, batch: Batch, groups: list[list[Completion]], wanted: Wanted) -> Batch:
+    def batch(self, batch: Batch, groups: list[list[Completion]], wanted: Wanted) -> Batch:
+        """The batch with the completions of its prompts."""
         # `transformers serve`, for one, is greedy at any temperature unless the model's configuration says do_sample.
         several = wanted.temperature > 0 and wanted.samples > 1 and groups
         if several and all(len({tuple(completion.tokens) for completion in group}) == 1 for group in groups):
@@ -141,14 +148,32 @@ class OpenAi:
         if self._spec.sync == "none":
             self._once('the server keeps the model it has: sync = "none"')
             return
+        written = await self.write(weights)
+        await self.read(written, weights.version)
+        await anyio.to_thread.run_sync(disk.keep_only, written)
+
+    async def write(self, weights: Weights) -> Path:
+        """Write weights where the server can read them; their folder."""
         # Two runs that share a folder do not share their weights.
         base = self._spec.sync_folder and f"{self._spec.sync_folder}/{self._run.folder.name}"
         folder = Path(base or self._run.folder / "sync").absolute()
-        written = await self._run.on_device(disk.write, weights, folder)
+        return await self._run.on_device(disk.write, weights, folder)
+
+    async def read(self, written: Path, version: int) -> None:
+        """Have the server read weights that were written."""
         async with self._server.connected() as ask:
             await self._reload(ask, str(written))
-        self._version = weights.version
-        await anyio.to_thread.run_sync(disk.keep_only, written)
+        self._version = version
+
+    async def check(self) -> None:
+        """Raises Absent and Gone where no server answers, or one that says it is not well."""
+        try:
+            async with self._server.connected() as ask:
+                await ask("GET", "/health", patient=False)
+        except Gone:
+            raise
+        except (Refused, RunFailed):
+            return
 
     async def _reload(self, ask: Ask, folder: str) -> None:
         resumed = False

@@ -184,16 +184,9 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
             yield Fault("opponent_temperature", f"{self.opponent_temperature} is below 0", "0 is the likeliest token")
 
 
-class OpenAi(SamplingSpec, frozen=True, kw_only=True):
-    """A server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`.
+class ServedSpec(SamplingSpec, frozen=True, kw_only=True):
+    """What is said to servers that speak the OpenAI protocol, wherever they are."""
 
-    Token ids go in and come out, so what is learned from is what was sampled; a server without token ids is refused
-    unless `tokens = "text"` says that completions may be encoded anew. A sample's seed comes from the run's seed,
-    where the phase stands, the prompt's id and the number of the sample, and is sent with it.
-    """
-
-    name: ClassVar[str] = "openai"
-    target: ClassVar[str] = "truing_generate.openai:OpenAi"
     offers: ClassVar = {
         **CompletionsSpec.offers,
         LOGPROBS_OLD: 'with tokens = "exact" and logprobs = "raw_logprobs"',
@@ -201,7 +194,6 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
         "--logprobs-mode processed_logprobs",
     }
 
-    url: options.Url = options.HERE
     model: options.Served = ""
     key_env: options.KeyEnv = ""
     tokens: Annotated[
@@ -249,9 +241,8 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
         return given | fields(LOGPROBS_OLD if self.logprobs == "raw_logprobs" else LOGPROBS_SAMPLED)
 
     def problems(self) -> Iterable[Fault]:
-        """Addresses that cannot be or would give a key away, and options that contradict each other."""
+        """Options that contradict each other."""
         yield from SamplingSpec.problems(self)
-        yield from addresses.problems(self.url, self.key_env)
         if self.environment and self.tokens == "text":
             yield Fault("tokens", "turns are joined token by token, and none are exchanged", 'set tokens = "exact"')
         if self.environment and not self.tokenizer:
@@ -266,6 +257,52 @@ class OpenAi(SamplingSpec, frozen=True, kw_only=True):
             yield Fault("logprobs", what, 'set logprobs = "raw_logprobs", or a temperature above 0')
         if self.sync == "none" and self.sync_folder:
             yield Fault("sync_folder", "nothing is written there: sync is none", 'set sync = "vllm-disk"')
+
+
+class OpenAi(ServedSpec, frozen=True, kw_only=True):
+    """A server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`.
+
+    Token ids go in and come out, so what is learned from is what was sampled; a server without token ids is refused
+    unless `tokens = "text"` says that completions may be encoded anew. A sample's seed comes from the run's seed,
+    where the phase stands, the prompt's id and the number of the sample, and is sent with it.
+    """
+
+    name: ClassVar[str] = "openai"
+    target: ClassVar[str] = "truing_generate.openai:OpenAi"
+
+    url: options.Url = options.HERE
+
+    def problems(self) -> Iterable[Fault]:
+        """An address that cannot be or would give a key away, and options that contradict each other."""
+        yield from addresses.problems(self.url, self.key_env)
+        yield from ServedSpec.problems(self)
+
+
+class OpenAiPool(ServedSpec, frozen=True, kw_only=True):
+    """Several servers that speak the OpenAI protocol and serve the same model; to each is said what to one would be.
+
+    Whichever has a place free takes the next prompt. One that does not answer any more is left out, and the prompts it
+    had are asked of the others. It is asked again and again whether it is back, and before it samples anew it gets the
+    newest weights. As a sample has a seed of its own, it is the same from any of them.
+    """
+
+    name: ClassVar[str] = "openai-pool"
+    target: ClassVar[str] = "truing_generate.pool:OpenAiPool"
+
+    urls: Annotated[list[options.Url], Meta(min_length=1, description="where the servers are, each as a url")]
+    retries: options.Retries = 2
+    check_seconds: Annotated[
+        float, Meta(gt=0, description="how often each server is asked whether it is there, and how long that may take")
+    ] = 5.0
+    wait_seconds: Annotated[float, Meta(gt=0, description="longest wait while none of the servers answers")] = 300.0
+
+    def problems(self) -> Iterable[Fault]:
+        """Addresses that cannot be, would give a key away, or are the same; options that contradict each other."""
+        for url in self.urls:
+            yield from (fault._replace(option="urls") for fault in addresses.problems(url, self.key_env))
+        if len({addresses.root(url) for url in self.urls}) < len(self.urls):
+            yield Fault("urls", "two of the servers are the same", "name each once")
+        yield from ServedSpec.problems(self)
 
 
 class Scripted(CompletionsSpec, frozen=True, kw_only=True):
@@ -312,4 +349,4 @@ class Scripted(CompletionsSpec, frozen=True, kw_only=True):
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
     """Generators."""
-    return [Engine, OpenAi, Scripted]
+    return [Engine, OpenAi, OpenAiPool, Scripted]

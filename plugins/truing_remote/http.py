@@ -37,6 +37,14 @@ CONNECT_SECONDS = 10.0
 _WORDS = 300
 
 
+class Absent(UserError):
+    """Nobody was ever there."""
+
+
+class Gone(RunFailed):
+    """A server that was there does not answer any more, or not in time."""
+
+
 class Refused(UserError):
     """The server understood and would not. status: of its answer."""
 
@@ -117,7 +125,7 @@ class Server:
                 if answer.status_code not in AGAIN:
                     raise self._refused(answer, path)
             if not patient or attempt >= self._retries:
-                raise RunFailed(f"{self.url}{path}: {trouble}, {_times(attempt + 1)}")
+                raise Gone(f"{self.url}{path}: {trouble}, {_times(attempt + 1)}")
             await anyio.sleep(self._pause(attempt, answer, path))
             attempt += 1
             self.repeats, self.trouble = self.repeats + 1, trouble
@@ -140,15 +148,15 @@ class Server:
             raise RunFailed(f"{self.url}{path} answers with something that is no JSON: {self._words(answer)}") from None
 
     def _broken(self, error: httpx2.TransportError) -> str:
-        """Why there was no answer. Raises UserError when there never was one, so nobody waits for what is not there."""
+        """Why there was no answer. Raises Absent when there never was one, so nobody waits for what is not there."""
         reason = self._hidden(str(error) or type(error).__name__)
         if not self._reached and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
-            raise UserError(Problem(self.where, f"no server answers at {self.url}: {reason}", START))
+            raise Absent(Problem(self.where, f"no server answers at {self.url}: {reason}", START))
         return reason
 
-    def _late(self, path: str) -> RunFailed:
+    def _late(self, path: str) -> Gone:
         mend = "raise timeout, lower concurrency, or ask for fewer tokens"
-        return RunFailed(f"{self.url}{path} gave no answer in {self._timeout:g} s: {mend}")
+        return Gone(f"{self.url}{path} gave no answer in {self._timeout:g} s: {mend}")
 
     def _refused(self, answer: httpx2.Response, path: str) -> Refused:
         status = answer.status_code
