@@ -26,6 +26,8 @@ from truing.until import HELD_OUT
 
 PHASE_MODEL = {"accepts": "@model"}
 """`Meta(extra=PHASE_MODEL)` marks an option that may name the model of an earlier phase: `path = "@sft"`."""
+PHASE_WEIGHTS = {**PHASE_MODEL, "reads": "weights"}
+"""The same of an option, of whose model the weights are read and nothing that was measured of it."""
 PHASE_DATA = {"accepts": "@data"}
 """The same of an option, or a list, that may name the data of earlier phases."""
 
@@ -187,7 +189,8 @@ def _phases(
             yield Problem(where, f'no earlier phase called "{name}" makes {what}', mend)
             continue
         have = earlier[name]
-        lacking = spec.reads() - have if have is not None else fields()
+        bare = _accepts(get_type_hints(type(spec), include_extras=True)[option], PHASE_WEIGHTS)
+        lacking = fields() if have is None or bare else spec.reads() - have
         for need in sorted(lacking, key=lambda field: field.name):
             without = ("source", "model") if accepts is PHASE_DATA else ()
             mend = _indented("\n".join(registry.providers(need, without)), where)
@@ -197,7 +200,9 @@ def _phases(
 def _accepts(hint: Any, accepts: Mapping[str, str]) -> bool:
     if get_origin(hint) is not Annotated:
         return False
-    return any(isinstance(note, msgspec.Meta) and (note.extra or {}) == accepts for note in get_args(hint)[1:])
+    return any(
+        isinstance(note, msgspec.Meta) and accepts.items() <= (note.extra or {}).items() for note in get_args(hint)[1:]
+    )
 
 
 def _contract(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from truing.check import PHASE_MODEL
+from truing.check import PHASE_MODEL, PHASE_WEIGHTS
 from truing.fields import (
     COLLISION_ENTROPY,
     COMPLETIONS,
@@ -243,7 +243,7 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             description="the model that its adapter was learned on, `@sft` for example: it is read through that, "
             "and what a policy or a critic that began as the same model holds frozen is held once; "
             '"": as a whole, with weights of its own',
-            extra=PHASE_MODEL,
+            extra=PHASE_WEIGHTS,
         ),
     ] = ""
     scale: Annotated[
