@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from truing.fields import COMPLETIONS, GROUP, IDS, METADATA, PROMPTS, SCORE_PARTS, SCORES, Batch
 from truing.run import Run
 from truing_oversight import menu_debate as menu
 from truing_oversight.menu_debate import STATEMENTS
+from truing_tensor.segments import owners
 
 
 class DebateJudge:
@@ -29,7 +28,7 @@ class DebateJudge:
                 IDS: [f"{batch[IDS][group]}#{at}" for at, group in enumerate(groups)],
                 PROMPTS: [transcript(*each) for each in zip(known, batch[STATEMENTS], strict=True)],
                 COMPLETIONS: [[{"role": "assistant", "content": claim}] for each in known for claim in each["claims"]],
-                GROUP: torch.arange(count).repeat_interleave(2),
+                GROUP: owners([2] * count),
                 METADATA: [{**each, "statements": said} for each, said in zip(known, batch[STATEMENTS], strict=True)],
             }
         )
