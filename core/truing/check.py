@@ -220,6 +220,7 @@ def _contract(
         opening = getattr(phase, first)
         if opening is None:
             continue
+        yield from _unread(phase, opening, document.where(*phase.table(first)))
         have = _encoded(phase, opening.provides()) if phase.generator or makes_data else opening.provides()
         if phase.controller:
             # It is set before a step, though what it is set by is measured behind the model.
@@ -254,6 +255,16 @@ def _contract(
                         document.where(*phase.table(table)), what, _indented(mend, document.where(*phase.table(table)))
                     )
             have |= spec.provides()
+
+
+def _unread(phase: Phase, source: AnySpec, where: str) -> Iterator[Problem]:
+    """What a source insists on, and the loss passes over."""
+    for field in source.insists() - wanted(phase) if phase.loss else ():
+        yield Problem(
+            where,
+            f'{source.kind} "{source.name}" insists on {field}, and the loss does not read it',
+            "take a loss that does, or data without it",
+        )
 
 
 def _encoded(phase: Phase, have: Fields) -> Fields:

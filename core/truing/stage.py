@@ -75,6 +75,10 @@ class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown
         """What it adds to the batch; may depend on the options."""
         return fields()
 
+    def insists(self) -> Fields:
+        """What it provides that a loss must not pass over: without it, it would learn what is not so."""
+        return fields()
+
     def reads(self) -> Fields:
         """What must be on the data of an earlier phase, if an option names one."""
         return fields()

@@ -268,6 +268,10 @@ class MappedSource(SourceSpec, frozen=True, kw_only=True):
         judged = (fields(SOFT) if self.softened else fields()) | (fields(MARGIN) if margin else fields())
         return text | fields(CHOSEN, REJECTED, *self.pair_columns) | judged
 
+    def insists(self) -> Fields:
+        """That of two answers which are equally good neither counts as the better one."""
+        return fields(SOFT) & self.provides() if self.ties == "keep" else fields()
+
     def problems(self) -> Iterator[Fault]:
         """Options that cannot go together."""
         yield from self._forms()

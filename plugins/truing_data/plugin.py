@@ -177,6 +177,10 @@ class ReasoningGym(SourceSpec, frozen=True, kw_only=True):
         pairs = fields(CHOSEN, REJECTED) | (fields(SOFT) if self.ties else fields())
         return text | pairs if self.pairs else text
 
+    def insists(self) -> Fields:
+        """That of two answers which are equally good neither counts as the better one."""
+        return fields(SOFT) & self.provides()
+
     def problems(self) -> Iterator[Fault]:
         """Options that would have no effect or take away what this source itself decides."""
         for task in self.tasks:

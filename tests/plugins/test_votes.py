@@ -16,6 +16,8 @@ from hypothesis import given, settings, strategies as st
 from truing.bus import Bus
 from truing.errors import UserError
 from truing.fields import CHOSEN, COMPLETIONS, MARGIN, REJECTED, SCORES, SEQ, SOFT, Batch, fields
+from truing.plugins import discover
+from truing.recipe import load
 from truing.run import Run
 from truing.stage import DataInfo
 from truing_data.mapping import MappedSource
@@ -247,6 +249,35 @@ def test_a_reward_model_with_the_margin_learns_quality_without_the_help_of_posit
 
 
 # What a spec promises, and what it refuses
+
+
+def test_ties_that_are_kept_are_refused_to_a_loss_that_would_take_one_of_two_equals_for_the_better(
+    tmp_path: Path,
+) -> None:
+    source(tmp_path / "a", ROW)
+    recipe = f"""
+[source]
+use = "jsonl"
+path = "{tmp_path}/a"
+first = "a1"
+second = "a2"
+votes = "v"
+ties = "keep"
+[model]
+use = "scratch-lm"
+[optimizer]
+use = "adamw"
+[loss]
+use = "dpo"
+"""
+    (tmp_path / "recipe.toml").write_text(recipe)
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "recipe.toml", discover())
+    assert [problem.what for problem in error.value.problems] == [
+        'source "jsonl" insists on `soft`, and the loss does not read it'
+    ]
+    (tmp_path / "recipe.toml").write_text(recipe.replace('"dpo"', '"dpo-ties"'))
+    assert load(tmp_path / "recipe.toml", discover()).phases[0].loss
 
 
 @pytest.mark.parametrize(
