@@ -1,0 +1,246 @@
+"""Learning curves of online RL: GRPO, PPO and RLOO from one small model, by three seeds; and completions that are old.
+
+Four different digits are to be written backward. A model of 0.15 million fresh weights learns that from demonstrations
+until it is right now and then; the rest it learns from what it writes itself, being told what is right. All phases
+of a run begin with the same model, and are looked at by the same questions, which none learns from. TRUING_RUNS names
+folders of runs that were made before, separated by commas. Tables are printed, and written to the file that
+TRUING_TABLE names, with a picture beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+from tests.science.children import where, write
+
+from truing.conduct import conduct
+from truing.events import Evaluated, Event, StageEnded, WaveAdmitted
+from truing.journal import Journal
+from truing.plugins import discover
+from truing.run import Stop
+from truing.script import Script
+from truing.testing import recipe
+
+SEEDS = (0, 1, 2)
+DIGITS = 4
+SHOWN, HELD = 1500, 100
+"""questions that are at hand to demonstrate, and of each kind that is held out"""
+STEPS, FEWER = 200, 40
+"""of a phase, and of one on completions eight versions old"""
+
+Curve = dict[int, float]
+"""the share of right answers to held-out questions, by the step"""
+Curves = Mapping[str, Sequence[Curve]]
+"""those of all seeds, by the name of the phase"""
+
+
+class Phase(NamedTuple):
+    """What is in the tables of a phase, by their names; its steps, and how many versions old its completions are."""
+
+    parts: Mapping[str, str]
+    steps: int = STEPS
+    age: int = 0
+
+
+POLICY = 'use = "policy"\npasses = 2\nminibatches = 2'
+GRPO = {"model": POLICY, "advantage": 'use = "group-relative"', "loss": 'use = "grpo"'}
+ONE_PASS = GRPO | {"model": 'use = "causal-lm"'}
+ALGORITHMS = {
+    "grpo": Phase(GRPO),
+    "ppo": Phase(
+        {"model": f"{POLICY}\nvalue_head = true", "model.advantage": 'use = "gae"', "loss": 'use = "ppo"'},
+    ),
+    "rloo": Phase({"model": POLICY, "advantage": 'use = "leave-one-out"', "loss": 'use = "ppo"\nvalue = 0.0'}),
+}
+OLD = {
+    "eight-old-uncorrected": Phase(ONE_PASS | {"loss": 'use = "grpo"\nanchor = "proximal"'}, FEWER, 8),
+    "eight-old": Phase(ONE_PASS, FEWER, 8),
+    "two-old": Phase(GRPO, STEPS, 2),
+}
+"""With anchor "proximal" and one pass the ratio is 1, as if completions were the model's of now."""
+
+
+def source(at: int, count: int) -> str:
+    return f'use = "jsonl"\npath = "{{rows}}"\nid = "id"\nskip = {at}\nlimit = {count}'
+
+
+def table(name: str, phase: Phase) -> str:
+    """A phase that learns from what the demonstrated model writes."""
+    tables = {
+        "source": source(SHOWN + 2 * HELD, 16 * STEPS),
+        "holdout": source(SHOWN + HELD, HELD),
+        "generator": f'use = "engine"\nseats = 256\nmax_new_tokens = {DIGITS + 3}',
+        "scorer": 'use = "match"',
+        "optimizer": 'use = "adamw"\nlr = 1e-3\nschedule = "constant"',
+        "loop": f"batch = 16\nsteps = {phase.steps}\nevaluate_every = 20\nstaleness = {phase.age}",
+    }
+    tables |= phase.parts
+    tables["model"] += '\npath = "@sft"'
+    return "".join(f"[phase.{name}.{part}]\n{body}\n\n" for part, body in tables.items())
+
+
+def text(seed: int, folder: Path) -> str:
+    rows = write(folder / "rows.jsonl", questions(SHOWN + 2 * HELD + 16 * STEPS))
+    begun = f"""
+name = "digits"
+seed = {seed}
+
+[phase.sft.source]
+{source(0, SHOWN)}
+
+[phase.sft.holdout]
+{source(SHOWN, HELD)}
+
+[phase.sft.model]
+use = "scratch-lm"
+deviation = 0.125
+
+[phase.sft.optimizer]
+use = "adamw"
+lr = 3e-3
+schedule = "constant"
+
+[phase.sft.loss]
+use = "sft"
+
+[phase.sft.loop]
+batch = 16
+evaluate_every = 5
+
+[[phase.sft.loop.until]]
+metric = "holdout/loss"
+below = 0.5
+
+"""
+    learned = (table(name, phase) for name, phase in (ALGORITHMS | OLD).items())
+    return (begun + "".join(learned)).replace("{rows}", str(rows))
+
+
+def questions(count: int) -> Iterator[Mapping[str, Any]]:
+    """Different rows of digits, each to be written backward. No digit is twice in a row: small models look for the one
+    they wrote last and write what stands before it, and were stuck where that is not one place."""
+    every = ["".join(digits) for digits in permutations("0123456789", DIGITS)]
+    for said in random.Random(0).sample(every, count):
+        yield {"id": said, "prompt": [{"role": "user", "content": said}], "completion": said[::-1]}
+
+
+def ran(seed: int, folder: Path) -> Path:
+    """The folder of a run, once it is done."""
+    made = recipe(text(seed, folder))
+    journal = Journal.create(folder, made, {})
+    script = Script(schedule())
+    assert anyio.run(partial(conduct, made, journal, discover(), Stop(), script=script)) == "finished"
+    return journal.folder
+
+
+def schedule() -> Iterator[Event]:
+    """When each wave is sampled, told as by a run that is replayed: when its completions will be as old as they are to
+    be. Left to the clock they would be as old as this machine makes them, within the bound."""
+    for name, phase in (ALGORITHMS | OLD).items():
+        for wave in range(1, phase.steps + 1):
+            version = max(0, wave - 1 - phase.age)
+            yield WaveAdmitted(phase=name, wave=wave, ids=[])
+            yield StageEnded(phase=name, stage="generate", wave=wave, began=0.0, seconds=0.0, version=version)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """The folders of the runs, one a seed."""
+    if made := os.environ.get("TRUING_RUNS", ""):
+        return [Path(folder) for folder in made.split(",")]
+    return [ran(seed, tmp_path_factory.mktemp(f"seed-{seed}")) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def curves(runs: Sequence[Path]) -> Curves:
+    found: dict[str, list[Curve]] = {}
+    for run in runs:
+        for _, event in Journal(run).events():
+            if isinstance(event, Evaluated) and event.phase != "sft":
+                if event.step == 0:
+                    found.setdefault(event.phase, []).append({})
+                found[event.phase][-1][event.step] = event.metrics["score"]
+    say(found)
+    return found
+
+
+def test_each_algorithm_takes_a_model_from_below_a_fifth_to_above_nine_tenths(curves: Curves) -> None:
+    for name in ALGORITHMS:
+        for curve in curves[name]:
+            assert curve[0] < 0.2
+            assert curve[STEPS] > 0.9
+
+
+def test_ppo_and_rloo_come_as_far_as_grpo(curves: Curves) -> None:
+    for name in ALGORITHMS:
+        assert abs(end(curves[name]) - end(curves["grpo"])) < 0.05
+
+
+def test_completions_two_versions_old_are_worth_what_fresh_ones_are(curves: Curves) -> None:
+    assert abs(end(curves["two-old"]) - end(curves["grpo"])) < 0.02
+
+
+def test_the_correction_is_what_keeps_learning_from_completions_eight_versions_old_stable(curves: Curves) -> None:
+    for corrected, uncorrected in zip(curves["eight-old"], curves["eight-old-uncorrected"], strict=True):
+        assert uncorrected[FEWER] < uncorrected[0]
+        assert corrected[FEWER] > corrected[0]
+
+
+def end(curves: Sequence[Curve]) -> float:
+    """Where the curves of all seeds end on average."""
+    return fmean(curve[max(curve)] for curve in curves)
+
+
+# The table
+
+
+def say(curves: Curves) -> None:
+    """Print a table, and write it and the picture where TRUING_TABLE says."""
+    text = "\n".join(lines(curves)) + "\n"
+    print(f"\n{where()}; {time.process_time() / 60:.1f} minutes of CPU time\n\n{text}")
+    if place := os.environ.get("TRUING_TABLE", ""):
+        Path(place).write_text(text, encoding="utf-8")
+        draw(curves, Path(place).with_suffix(".png"))
+
+
+def lines(curves: Curves) -> Iterator[str]:
+    steps = range(0, STEPS + 1, 40)
+    yield f"| | {' | '.join(f'step {step}' for step in steps)} | each seed at the end |"
+    yield "| --- " * (len(steps) + 2) + "|"
+    for name, some in curves.items():
+        cells = [figure([curve[step] for curve in some]) if step in some[0] else "" for step in steps]
+        ends = ", ".join(f"{curve[max(curve)]:.3f}" for curve in some)
+        yield f"| `{name}` | {' | '.join(cells)} | {ends} |"
+
+
+def figure(values: Sequence[float]) -> str:
+    """Mean and standard deviation of the seeds."""
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}"
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """The mean of the seeds as a line and their range as a band."""
+    from matplotlib.figure import Figure
+
+    sheet = Figure(figsize=(11, 4.2), layout="constrained")
+    for at, (title, names) in enumerate({"fresh completions": ALGORITHMS, "old completions": OLD}.items(), 1):
+        axes = sheet.add_subplot(1, 2, at, title=title, xlabel="step", ylim=(-0.02, 1.02))
+        axes.set_ylabel("right answers to held-out questions")
+        for name in names:
+            steps = list(curves[name][0])
+            values = [[curve[step] for curve in curves[name]] for step in steps]
+            line = axes.plot(steps, [fmean(some) for some in values], label=name)[0]
+            bounds = [min(some) for some in values], [max(some) for some in values]
+            axes.fill_between(steps, *bounds, alpha=0.15, color=line.get_color(), linewidth=0)
+        axes.legend()
+    sheet.savefig(path, dpi=100)
