@@ -26,7 +26,7 @@ class Point(NamedTuple):
 
 def points(value: Any, key: str = "") -> Iterator[Point]:
     """Every number of a report under its path: `pairs/accuracy/value`. Lists are left out, but those whose entries have
-    names, which are all they say in words, or say their n: that is the step."""
+    names or say their n: that is the step."""
     if isinstance(value, Mapping):
         for name, inside in value.items():
             yield from points(inside, f"{key}/{name}" if key else str(name))
@@ -36,10 +36,15 @@ def points(value: Any, key: str = "") -> Iterator[Point]:
                 inside = {name: some for name, some in entry.items() if name != "n"}
                 inside |= {some["how"]: some for some in inside.pop("chosen", [])}
                 yield from (point._replace(step=int(entry["n"])) for point in points(inside, key))
-            elif isinstance(entry, Mapping) and (said := [part for part in entry.values() if isinstance(part, str)]):
+            elif isinstance(entry, Mapping) and (said := _named(entry)):
                 yield from points(entry, "/".join([key, *said]))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield Point(key, float(value))
+
+
+def _named(entry: Mapping[str, Any]) -> list[str]:
+    """The name of an entry, or all that it says in words, as two annotators do."""
+    return [entry["name"]] if "name" in entry else [part for part in entry.values() if isinstance(part, str)]
 
 
 def send(
