@@ -11,7 +11,7 @@ ends before the model: it makes data.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
@@ -20,7 +20,7 @@ from truing.errors import Problem, did_you_mean
 from truing.fields import ANSWERS, SEQ, TOKENS, Field, Fields, fields
 from truing.recipe import Phase, Recipe
 from truing.registry import Registry
-from truing.stage import AnySpec, within
+from truing.stage import AnySpec, hints_of, within
 from truing.toml import Document
 from truing.until import HELD_OUT
 
@@ -69,7 +69,7 @@ def check(
 
 def named(spec: AnySpec, accepts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The options of a component that name earlier phases, and those phases. accepts: PHASE_MODEL or PHASE_DATA"""
-    for option, hint in get_type_hints(type(spec), include_extras=True).items():
+    for option, hint in hints_of(type(spec)).items():
         if _accepts(hint, accepts):
             value: str | list[str] = getattr(spec, option)
             for each in [value] if isinstance(value, str) else value:
@@ -189,7 +189,7 @@ def _phases(
             yield Problem(where, f'no earlier phase called "{name}" makes {what}', mend)
             continue
         have = earlier[name]
-        bare = _accepts(get_type_hints(type(spec), include_extras=True)[option], PHASE_WEIGHTS)
+        bare = _accepts(hints_of(type(spec))[option], PHASE_WEIGHTS)
         lacking = fields() if have is None or bare else spec.reads() - have
         for need in sorted(lacking, key=lambda field: field.name):
             without = ("source", "model") if accepts is PHASE_DATA else ()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields as members
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +38,8 @@ from truing.stage import (
     SourceSpec,
     Spec,
     component_of,
+    hints_of,
+    options_of,
 )
 from truing.until import Best, Until
 
@@ -200,7 +202,7 @@ def plain(spec: AnySpec) -> dict[str, Any]:
 
 def _plain_options(options: msgspec.Struct) -> dict[str, Any]:
     """What is set, as TOML has it: an option that is none is not written."""
-    values = {option.name: getattr(options, option.name) for option in msgspec.structs.fields(type(options))}
+    values = {option: getattr(options, option) for option in options.__struct_fields__}
     return {key: _plain_value(value) for key, value in values.items() if value is not None}
 
 
@@ -301,8 +303,8 @@ class _Reader:
 
     def struct(self, into: type[S], options: Mapping[str, Any], path: tuple[str | int, ...]) -> S | None:
         """Convert every option by itself. None, and the path marked as broken, if any of them is wrong."""
-        hints = get_type_hints(into, include_extras=True)
-        known = {option.name: option for option in msgspec.structs.fields(into)}
+        hints = hints_of(into)
+        known = options_of(into)
         before = len(self.problems)
         for key in options:
             if key not in known:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
 from truing.errors import Problem, UserError, did_you_mean
 from truing.fields import Field
-from truing.stage import KINDS, AnySpec, component_of
+from truing.stage import KINDS, AnySpec, component_of, hints_of
 
 S = TypeVar("S", bound=AnySpec)
 
@@ -83,7 +83,7 @@ class Option(NamedTuple):
 
 def options(spec: type[msgspec.Struct]) -> list[Option]:
     """The options of a spec as a person reads them."""
-    hints = get_type_hints(spec, include_extras=True)
+    hints = hints_of(spec)
     found: list[Option] = []
     for option in msgspec.structs.fields(spec):
         plain, meta = _unwrap(hints[option.name])
@@ -98,7 +98,7 @@ def doc(spec: type[AnySpec]) -> str:
 
 def sample(spec: type[AnySpec]) -> AnySpec:
     """A spec with its defaults, and any value that fits for an option that has none."""
-    hints = get_type_hints(spec, include_extras=True)
+    hints = hints_of(spec)
     required = [option.name for option in msgspec.structs.fields(spec) if option.required]
     return spec(**{name: _any_value(hints[name]) for name in required})
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
+from functools import cache, partial
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -101,6 +101,18 @@ class Spec(msgspec.Struct, Generic[C], frozen=True, kw_only=True, forbid_unknown
 AnySpec = Spec[Any]
 
 
+@cache
+def hints_of(struct: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """The type of each option. Worked out once: a recipe asks for those of all its parts, again and again."""
+    return get_type_hints(struct, include_extras=True)
+
+
+@cache
+def options_of(struct: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """The options by name, with their defaults."""
+    return {option.name: option for option in msgspec.structs.fields(struct)}
+
+
 def component_of(hint: Any) -> type[AnySpec] | None:
     """The kind of component that an option takes, one, a list of them, or some by name; None for plain values."""
     if get_origin(hint) in (Annotated, list):
@@ -115,8 +127,8 @@ def component_of(hint: Any) -> type[AnySpec] | None:
 def within(spec: AnySpec) -> Iterator[tuple[tuple[str | int, ...], AnySpec]]:
     """A component and those inside of it, at any depth, each with the path of the options that lead to it."""
     yield (), spec
-    for option in msgspec.structs.fields(type(spec)):
-        value: Any = getattr(spec, option.name)
+    for option in spec.__struct_fields__:
+        value: Any = getattr(spec, option)
         held: Iterable[tuple[Any, Any]] = [(None, value)]
         if isinstance(value, list):
             held = enumerate(cast("list[Any]", value))
@@ -124,7 +136,7 @@ def within(spec: AnySpec) -> Iterator[tuple[tuple[str | int, ...], AnySpec]]:
             held = cast("dict[Any, Any]", value).items()
         for key, each in held:
             if isinstance(each, Spec):
-                path = (option.name,) if key is None else (option.name, key)
+                path = (option,) if key is None else (option, key)
                 yield from (((*path, *deeper), inner) for deeper, inner in within(cast(AnySpec, each)))
 
 

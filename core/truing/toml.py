@@ -67,13 +67,15 @@ def parse(text: str, name: str) -> Document:
         line = int(found.group(1)) if found else text.count("\n") + 1
         what = re.sub(r"\s*\(at .*\)$", "", str(error))
         raise UserError(Problem(f"{name}:{line}", f"not valid TOML: {what[:1].lower()}{what[1:]}")) from None
+    except (ValueError, RecursionError):
+        raise UserError(Problem(name, "an integer of thousands of digits, or brackets nested as deep")) from None
     return Document(name, values, _lines(text))
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

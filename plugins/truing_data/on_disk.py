@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 
 from truing.errors import did_you_mean
@@ -15,10 +16,10 @@ def paths(written: str | list[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in [written] if isinstance(written, str) else written:
         path = Path(os.path.expanduser(pattern))
-        if path.exists():
+        if os.path.exists(path):
             found[path] = None
-        elif path != Path(path.anchor):
-            matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        elif "\0" not in pattern:
+            matches = map(Path, glob(str(path), recursive=True, include_hidden=True))
             found.update(dict.fromkeys(sorted(match for match in matches if match.is_file())))
     return list(found)
 
@@ -33,12 +34,12 @@ def missing_files(written: str | list[str]) -> Iterable[Fault]:
         if not paths(pattern):
             what = "no file matches" if any(sign in pattern for sign in "*?[") else "no file"
             yield Fault("path", f"{what} {path.absolute()}", neighbour(path))
-        elif path.is_dir():
+        elif os.path.isdir(path):
             yield Fault("path", f"{path.absolute()} is a folder", f'name its files, for example path = "{path}/*"')
 
 
 def neighbour(path: Path) -> str:
     """The file beside a missing one that may have been meant, or the folder that is missing too."""
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent):
         return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
     return f"there is no folder {path.parent.absolute()} either; paths are relative to where truing is started"

@@ -98,9 +98,9 @@ class HuggingFace(MappedSource, frozen=True, kw_only=True):
         """A local folder that is not there, and options that cannot go together."""
         path = Path(os.path.expanduser(self.path))
         local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or "\\" in self.path
-        if not path.exists() and local:
+        if not os.path.exists(path) and local:
             yield Fault("path", f"no folder {path.absolute()}", neighbour(path))
-        if path.exists() and self.revision is not None:
+        if os.path.exists(path) and self.revision is not None:
             yield Fault("revision", f"{self.path} is a local folder and has no revisions", "leave `revision` out")
         yield from MappedSource.problems(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def problems(path: str) -> Iterable[Fault]:
     elif local is None:
         if not _HUB.fullmatch(path):
             yield Fault("path", f'"{path}" is no folder here and no hub id', "hub ids look like organisation/model")
-    elif not local.exists():
-        beside = [entry.name for entry in local.parent.glob(f"*{local.suffix}")]
+    elif not os.path.exists(local):
+        beside = glob(f"*{local.suffix}", root_dir=local.parent) if os.path.isdir(local.parent) else []
         mend = did_you_mean(local.name, beside) or "name a folder, a .gguf file or a hub id"
         yield Fault("path", f"no {local}", mend)
     elif local.is_dir() and not (local / "config.json").exists():
@@ -45,9 +46,9 @@ def local_path(path: str) -> Path | None:
     """The file or folder a path names, there or not; None for a hub id and for a package that is not installed."""
     if path.startswith("pkg:"):
         package, _, inside = path.removeprefix("pkg:").partition("/")
-        found = find_spec(package) if package.isidentifier() else None
+        found = find_spec(package) if package.isidentifier() and package != "__main__" else None
         places = list(found.submodule_search_locations or []) if found else []
         return Path(places[0]) / inside if places else None
     place = Path(os.path.expanduser(path))
-    looks_local = path.startswith((".", "/", "~")) or path.endswith(".gguf") or place.exists() or path.count("/") > 1
-    return place.absolute() if looks_local else None
+    looks_local = path.startswith((".", "/", "~")) or path.endswith(".gguf") or path.count("/") > 1
+    return place.absolute() if looks_local or os.path.exists(place) else None

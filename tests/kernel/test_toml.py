@@ -224,3 +224,12 @@ def test_an_override_that_cannot_be_is_refused(assignment: str, what: str) -> No
     with pytest.raises(UserError, match=what) as told:
         document.override(assignment)
     assert told.value.problems[0].where == f"--set {assignment}"
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 2000 + "]" * 2000])
+def test_what_python_cannot_hold_is_a_mistake_of_the_file_and_on_the_command_line_plain_text(value: str) -> None:
+    with pytest.raises(UserError, match=r"toml  an integer of thousands of digits, or brackets nested as deep"):
+        toml.parse(f"seed = {value}", "some.toml")
+    document = toml.parse("", "some.toml")
+    document.override(f"seed={value}")
+    assert document.values == {"seed": value}
