@@ -112,7 +112,7 @@ class Journal:
         """run.json as it stands."""
         try:
             return msgspec.json.decode((self.folder / "run.json").read_bytes(), type=RunFile)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             raise UserError(
                 Problem(str(self.folder), "this is no run folder", "name a folder that `truing run` made")
             ) from None
@@ -145,7 +145,7 @@ class Journal:
                     continue
                 try:
                     event = events.decode(line)
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError):
                     continue
                 if event is not None:
                     yield number, event
