@@ -1,9 +1,11 @@
-"""Process beats outcome supervision, as Lightman et al. report (arXiv:2305.20050), from labels that nobody gave.
+"""Process against outcome supervision, as Lightman et al. compare them (arXiv:2305.20050): labels that nobody gave.
 
-recipes/process-supervision.toml is run: a small policy, labels of steps by rollouts, a reward model of steps and one of
-answers that learn from the same solutions, and 64 solutions of each of 200 sums to choose among. Twenty minutes on two
-quiet CPU cores. TRUING_RUN names a run that was made before. The tables are printed, and the curves drawn into the file
-that TRUING_FIGURE names.
+recipes/process-supervision.toml is run: a small policy, labels of steps by rollouts, a reward model of steps and one
+of answers that learn from the same solutions, and 64 solutions of each of 200 sums to choose among. A quarter of an
+hour on two quiet CPU cores. TRUING_RUN names a run that was made before. Tables are printed.
+
+Asserted is that the labels are right and that votes help. That steps choose better than answers, and both better than
+votes, is what the paper found, and what models of this size were not seen to do: docs/explain/results.md.
 """
 
 from __future__ import annotations
@@ -57,19 +59,15 @@ def judged(row: dict[str, Any]) -> list[tuple[bool, bool]]:
     return found
 
 
-def test_the_best_by_its_steps_is_right_more_often_than_the_best_by_its_answer_and_than_votes(run: Path) -> None:
+def test_votes_are_right_more_often_than_a_single_solution(run: Path) -> None:
     curves = measured(run)
     ns = sorted(curves["process", "best"])
     print("\n| n | " + " | ".join(NAMES.values()) + " |\n|" + " --- |" * (1 + len(NAMES)))
     for n in ns:
         cells = [curves[key][n] for key in NAMES]
         print(f"| {n} | " + " | ".join(f"{it['value']:.3f} [{it['low']:.3f}, {it['high']:.3f}]" for it in cells) + " |")
-    if picture := os.environ.get("TRUING_FIGURE"):
-        draw(curves, ns, picture)
-    most = {key: curves[key][ns[-1]]["value"] for key in NAMES}
-    alone = curves["process", "best"][1]["value"]
-    for how in ("best", "weighted-vote"):
-        assert most["process", how] >= most["outcome", how] > most["process", "vote"] > alone
+    votes = curves["process", "vote"]
+    assert votes[ns[-1]]["low"] > votes[1]["high"]
 
 
 def measured(run: Path) -> Curves:
@@ -83,23 +81,3 @@ def measured(run: Path) -> Curves:
             for chosen in choice["chosen"]:
                 curves.setdefault((scorer, chosen["how"]), {})[choice["n"]] = chosen["truth"]
     return curves
-
-
-def draw(curves: Curves, ns: list[int], path: str) -> None:
-    """Each way's share of right answers against the number of solutions, with its interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for key, name in NAMES.items():
-        values = [curves[key][n] for n in ns]
-        (line,) = axes.plot(ns, [it["value"] for it in values], marker="o", label=name)
-        axes.fill_between(
-            ns, [it["low"] for it in values], [it["high"] for it in values], alpha=0.12, color=line.get_color()
-        )
-    axes.set(xscale="log", xlabel="solutions to choose among", ylabel="share of right answers")
-    axes.set_xticks(ns, [str(n) for n in ns])
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
