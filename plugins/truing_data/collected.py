@@ -152,7 +152,7 @@ def _read(path: str, run: Run, spec: Collected) -> Iterator[Kept]:
         try:
             row = msgspec.json.decode(line, type=Kept)
             fault = _fault(row, spec)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             row, fault = None, f"no group as a phase writes it: {error}"
         if row is None or fault:
             raise UserError(Problem(f"{file}:{number}", fault, 'use = "jsonl" reads rows of your own'))

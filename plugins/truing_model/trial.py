@@ -165,6 +165,11 @@ class Outline:
         """Learn from a piece with one layer and with two. Layers of a checkpointed model keep what comes in alone."""
         small = piece.put_all({key: piece[key] % _WORDS for key in (PROMPT_TOKENS, TOKENS)})
         kept, passes = zip(*(self._pass(network, small) for network in self.networks), strict=True)
+        # Copies of matrices grow with the square of the width, all else that is kept with the width.
+        kept = [
+            found + (self.narrower - 1) * self._copies(network)
+            for found, network in zip(kept, self.networks, strict=True)
+        ]
         learning = self._seconds(*(partial(_learn, total) for total in passes))
         for network in self.networks:
             network.eval()
@@ -186,6 +191,12 @@ class Outline:
             between = rows * self.config.get_text_config().hidden_size * (2 if self.bf16 and self.spec.lora_rank else 4)
             return Tried(learn + look, look, deep * between + more[0], more[0])
         return Tried(learn, look, bytes_kept, more[0])
+
+    def _copies(self, network: Network) -> int:
+        """Bytes of the copies in bfloat16 that are kept of matrices held in fp32, while they are computed with."""
+        if not self.bf16 or self.held is torch.bfloat16:
+            return 0
+        return sum(2 * part.weight.numel() for part in network.base.modules() if isinstance(part, nn.Linear))
 
     def moved(self, spec: OptimizerSpec) -> Moved:
         """Let the optimizer move what was tried; its gradients are there."""
