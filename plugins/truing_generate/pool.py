@@ -179,9 +179,11 @@ class OpenAiPool:
         """Ask every server how it is; whether any went or came."""
         async with self._checking:
             before = [member.up for member in self._members]
-            async with anyio.create_task_group() as tasks:
-                for member in self._members:
-                    tasks.start_soon(self._look, member)
+            # A batch that is done sooner must not keep a server from coming back, batch after batch.
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as tasks:
+                    for member in self._members:
+                        tasks.start_soon(self._look, member)
             return before != [member.up for member in self._members]
 
     async def _look(self, member: Member) -> None:
