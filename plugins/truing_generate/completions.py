@@ -18,7 +18,6 @@ from truing.fields import (
     FINISH,
     GROUP,
     HEARD,
-    HEARD_BEFORE,
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
@@ -39,6 +38,7 @@ from truing.fields import (
 )
 from truing.run import Run
 from truing_tensor.segments import owners
+from truing_tensor.turns import heard_fields
 
 Finish = Literal["end", "stop", "length", "turns", "heard"]
 _ROUNDING = 1e-3
@@ -140,22 +140,11 @@ def completed(batch: Batch, groups: Sequence[Sequence[Completion]], provides: Fi
 
 
 def _turned(flat: Sequence[Completion]) -> dict[Field[Any], Any]:
-    """What completions of several turns have beside their tokens. What was heard behind the last token is left out:
-    nothing was written after it."""
-    heard: list[int] = []
-    before: list[int] = []
-    start = 0
-    for completion in flat:
-        for at, tokens in completion.heard:
-            if at < len(completion.tokens):
-                heard += tokens
-                before += [start + at] * len(tokens)
-        start += len(completion.tokens)
+    """What completions of several turns have beside their tokens."""
     return {
         TURNS: torch.tensor([completion.turns for completion in flat], dtype=torch.int64),
         EARNED: torch.tensor([completion.earned for completion in flat], dtype=torch.float32),
-        HEARD: torch.tensor(heard, dtype=torch.int64),
-        HEARD_BEFORE: torch.tensor(before, dtype=torch.int64),
+        **heard_fields((len(completion.tokens), completion.heard) for completion in flat),
     }
 
 

@@ -22,8 +22,6 @@ from truing.fields import (
     COMPLETIONS,
     FINISH,
     GROUP,
-    HEARD,
-    HEARD_BEFORE,
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_SAMPLED,
@@ -46,6 +44,7 @@ from truing.stage import Weights
 from truing_oversight import menu_debate as menu
 from truing_oversight.menu_debate import STATEMENTS
 from truing_tensor.segments import owners
+from truing_tensor.turns import heard_fields
 from truing_texts.chat import Chat
 
 WHERE = '[generator] use = "debate"'
@@ -188,16 +187,6 @@ class Debate:
         if silent := next((talk for talk in talks if not talk.sides[0].own), None):
             name = batch[IDS][silent.group]
             raise RunFailed(f"nothing was said about {name}: it is longer than max_tokens = {self._spec.max_tokens}")
-        heard: list[int] = []
-        before: list[int] = []
-        start = 0
-        for side in own:
-            for at, tokens in side.heard:
-                # What was said last, nobody answered.
-                if at < len(side.own):
-                    heard += tokens
-                    before += [start + at] * len(tokens)
-            start += len(side.own)
         values: dict[Field[Any], Any] = {
             GROUP: torch.tensor([talk.group for talk in talks], dtype=torch.int64),
             COMPLETIONS: [side.said if isinstance(side.prompt, list) else _joined(side.said) for side in own],
@@ -206,8 +195,7 @@ class Debate:
             FINISH: [side.finish for side in own],
             VERSION: torch.tensor([side.version for side in own], dtype=torch.int64),
             TURNS: torch.tensor([side.turns for side in own], dtype=torch.int64),
-            HEARD: torch.tensor(heard, dtype=torch.int64),
-            HEARD_BEFORE: torch.tensor(before, dtype=torch.int64),
+            **heard_fields((len(side.own), side.heard) for side in own),
             STATEMENTS: [talk.statements for talk in talks],
         }
         for key in _LOGPROBS:

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from truing.fields import GROUP, METADATA, SCORES, Batch, Group, Message
 from truing.run import Run
-from truing.stage import DataInfo
 from truing_oversight import menu_debate as menu
-from truing_tensor.groups import batch_of
+from truing_tensor.made_up import MadeUp
 
 CLAIMS = ("capitals", "small letters")
 QUESTION = "Which weigh more, capitals or small letters?"
 
 
-class HiddenEvidence:
+def hidden_evidence(spec: menu.HiddenEvidence, run: Run) -> MadeUp:
     """The source of a `hidden-evidence` spec."""
-
-    def __init__(self, spec: menu.HiddenEvidence, run: Run) -> None:
-        self._spec = spec
-        self._run = run
-        self._groups: list[Group] = []
-
-    async def open(self) -> DataInfo:
-        """Make all questions up."""
-        numbers = range(self._spec.skip, self._spec.skip + self._spec.size)
-        self._groups = [group for number in numbers for group in questions(self._spec, number)]
-        digest = f"{self._spec.name}-{random.Random(repr(self._spec)).getrandbits(64):016x}"
-        return DataInfo(self._spec.name, digest, len(self._groups), 0, self._spec.name)
-
-    async def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
-        """One pass, `size` groups at a time; `epoch` and the run's seed alone decide the order."""
-        order = list(range(len(self._groups)))
-        random.Random(self._run.seed_for("source", epoch)).shuffle(order)
-        for start in range(0, len(order), size):
-            yield batch_of([self._groups[at] for at in order[start : start + size]])
+    numbers = range(spec.skip, spec.skip + spec.size)
+    return MadeUp(spec, run, lambda: [group for number in numbers for group in questions(spec, number)])
 
 
 def questions(spec: menu.HiddenEvidence, number: int) -> list[Group]:

@@ -140,7 +140,7 @@ class PermutationPowers(SourceSpec, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str] = "permutation-powers"
-    target: ClassVar[str] = "truing_oversight.powers:PermutationPowers"
+    target: ClassVar[str] = "truing_oversight.powers:permutation_powers"
 
     permutations: Annotated[int, Meta(ge=1, le=26, description="how many permutations")] = 4
     points: Points = 8

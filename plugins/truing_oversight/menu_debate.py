@@ -153,7 +153,7 @@ class HiddenEvidence(SourceSpec, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str] = "hidden-evidence"
-    target: ClassVar[str] = "truing_oversight.evidence:HiddenEvidence"
+    target: ClassVar[str] = "truing_oversight.evidence:hidden_evidence"
 
     letters: Annotated[int, Meta(ge=2, le=26, description="how many letters may occur")] = 8
     shown: Annotated[

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator
 
 import torch
 
 from truing.fields import COMPLETIONS, GROUP, PROMPTS, Batch, Group, Message, Text
 from truing.run import Run
-from truing.stage import DataInfo, Weights
+from truing.stage import Weights
 from truing_oversight import menu_amplify as menu
-from truing_tensor.groups import batch_of
+from truing_tensor.made_up import MadeUp
 
 _QUESTION = re.compile(r"([a-z])\^(\d+)\(([A-Z])\)$")
 
 
-class PermutationPowers:
+def permutation_powers(spec: menu.PermutationPowers, run: Run) -> MadeUp:
     """The source of a `permutation-powers` spec."""
-
-    def __init__(self, spec: menu.PermutationPowers, run: Run) -> None:
-        self._spec = spec
-        self._run = run
-        self._groups: list[Group] = []
-
-    async def open(self) -> DataInfo:
-        """Write all questions."""
-        spec = self._spec
-        self._groups = [
+    return MadeUp(
+        spec,
+        run,
+        lambda: [
             question(spec, chr(ord("a") + which), exponent, point)
             for exponent in range(spec.least, spec.most + 1)
             for which in range(spec.permutations)
             for point in range(spec.points)
-        ]
-        digest = f"{spec.name}-{random.Random(repr(spec)).getrandbits(64):016x}"
-        return DataInfo(spec.name, digest, len(self._groups), 0, spec.name)
-
-    async def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
-        """One pass, `size` groups at a time; `epoch` and the run's seed alone decide the order."""
-        order = list(range(len(self._groups)))
-        random.Random(self._run.seed_for("source", epoch)).shuffle(order)
-        for start in range(0, len(order), size):
-            yield batch_of([self._groups[at] for at in order[start : start + size]])
+        ],
+    )
 
 
 class PowerOverseer:

@@ -22,7 +22,7 @@ class PlantedAnnotators(SourceSpec, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str] = "planted-annotators"
-    target: ClassVar[str] = "truing_pluralism.planted:Planted"
+    target: ClassVar[str] = "truing_pluralism.planted:planted"
     offers: ClassVar[dict[Field[list[str]], str]] = dict.fromkeys((ANNOTATOR, STRATUM), _PAIRED)
 
     strata: Annotated[dict[str, float], Meta(description="share of the annotators in each group")] = field(

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator
 from functools import cached_property
 
-from truing.fields import ANNOTATOR, STRATUM, Batch, Group
+from truing.fields import ANNOTATOR, STRATUM, Group
 from truing.run import Run
-from truing.stage import DataInfo
 from truing_pluralism.menu_planted import PlantedAnnotators
-from truing_tensor.groups import batch_of
+from truing_tensor.made_up import MadeUp
 
 PROMPT = "Write some letters."
 
 
-class Planted:
+def planted(spec: PlantedAnnotators, run: Run) -> MadeUp:
     """The source of a `planted-annotators` spec."""
-
-    def __init__(self, spec: PlantedAnnotators, run: Run) -> None:
-        self._run = run
-        self._people = PlantedPeople(spec)
-        self._groups: list[Group] = []
-
-    async def open(self) -> DataInfo:
-        """Make all comparisons up."""
-        self._groups = self._people.groups()
-        spec = self._people.spec
-        # Everything follows from the options.
-        digest = f"{spec.name}-{random.Random(repr(spec)).getrandbits(64):016x}"
-        return DataInfo(spec.name, digest, len(self._groups), 0, spec.name)
-
-    async def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
-        """One pass, `size` groups at a time; `epoch` and the run's seed alone decide the order."""
-        order = list(range(len(self._groups)))
-        random.Random(self._run.seed_for("source", epoch)).shuffle(order)
-        for start in range(0, len(order), size):
-            yield batch_of([self._groups[at] for at in order[start : start + size]])
+    return MadeUp(spec, run, PlantedPeople(spec).groups)
 
 
 class PlantedPeople:
