@@ -60,8 +60,8 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     """Where a phase stood at a checkpoint.
 
     read: groups read in this epoch. waves, groups: batches and groups read in all epochs. dropped, failed: groups that
-    were lost so far, and truncated: completions that were cut. watched: what it waits for. best: the best look.
-    controller: what its controller knows.
+    were lost so far, truncated: completions that were cut, alike: pairs left out. watched: what it waits for. best: the
+    best look. controller: what its controller knows.
     """
 
     step: int = 0
@@ -72,6 +72,7 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     dropped: int = 0
     failed: int = 0
     truncated: int = 0
+    alike: int = 0
     watched: Watched = {}
     best: Mark | None = None
     controller: dict[str, float] = {}

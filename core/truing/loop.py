@@ -241,6 +241,7 @@ class Training:
             dropped=at.dropped + read.dropped + lost,
             failed=at.failed + work.failed,
             truncated=at.truncated + read.truncated,
+            alike=at.alike + read.alike,
         )
 
     async def _feed(self, send: MemoryObjectSendStream[Work]) -> None:
@@ -263,7 +264,7 @@ class Training:
             return {}
         seconds = time.perf_counter() - began
         after, epoch = self._after(work), work.read.epoch
-        counts = {f"data/{word}": float(getattr(after, word)) for word in ("dropped", "failed", "truncated")}
+        counts = {f"data/{word}": float(getattr(after, word)) for word in ("dropped", "failed", "truncated", "alike")}
         speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
         metrics = {**learned, **work.metrics, **age, **counts, **speed, "speed/lag_seconds": self._lag}
         self._lag = 0.0

@@ -187,6 +187,7 @@ class Waves:
             size=sum(judged.read.size for judged in waves),
             dropped=sum(judged.read.dropped for judged in waves),
             truncated=sum(judged.read.truncated for judged in waves),
+            alike=sum(judged.read.alike for judged in waves),
         )
         metrics: Metrics = {}
         if batch[IDS]:

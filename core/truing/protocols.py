@@ -252,11 +252,13 @@ class Optimizer(Protocol):
 
 
 class Encoded(NamedTuple):
-    """A batch with tokens. dropped: (group id, reason) of groups left out. truncated: how many completions were cut."""
+    """A batch with tokens. dropped: (group id, reason) of groups left out. truncated: how many completions were cut.
+    alike: how many pairs were left out of groups that have others, since their two sides are the same tokens."""
 
     batch: Batch
     dropped: Sequence[tuple[str, str]] = ()
     truncated: int = 0
+    alike: int = 0
 
 
 class Model(Protocol):

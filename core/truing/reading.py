@@ -32,6 +32,7 @@ class Read:
     read: int
     dropped: int
     truncated: int
+    alike: int
 
 
 class Reading:
@@ -98,7 +99,8 @@ class Reading:
             self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=self._wave))
         wave, size = Wave(self._wave, self._groups, encoded.batch), len(raw[IDS])
         self._groups += size
-        return Read(wave, size, self._epoch, self._read, len(encoded.dropped), encoded.truncated)
+        lost = len(encoded.dropped), encoded.truncated, encoded.alike
+        return Read(wave, size, self._epoch, self._read, *lost)
 
     def give_back(self, left: int) -> None:
         """Give a ticket back, unless there are as many as steps left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
 
 from truing.errors import Problem, UserError
 from truing.fields import Group
@@ -28,7 +27,7 @@ def load(spec: ArithmeticChains) -> Loaded:
     for number, question in enumerate(_questions(spec)):
         if number >= spec.skip:
             said = question if spec.chat else question + "\n"
-            steps = worked(question)
+            steps = demonstrated(question, spec)
             if spec.form == "calls":
                 steps.append(steps[-1].rpartition("=")[2])
             prompt, completions = laid_out(said, ["\n".join(steps)], spec)
@@ -38,14 +37,41 @@ def load(spec: ArithmeticChains) -> Loaded:
     return Loaded(groups)
 
 
-def worked(question: str) -> list[str]:
-    """The steps of a question: those of "47 +3 -8" are "47+3=50" and "50-8=42"."""
-    _, *terms = question.split()
-    totals = accumulate(map(int, question.split()))
-    return [f"{before}{term}={after}" for (before, after), term in zip(pairwise(totals), terms, strict=True)]
+def demonstrated(question: str, spec: ArithmeticChains) -> list[str]:
+    """The steps of a question as they are demonstrated: those of "47 +3 -8" are "47+3=50" and "50-8=42".
+
+    Which steps there is a misconception of, and where it shows, depends on the seed, the step and the question alone.
+    """
+    chance = random.Random(f"mistaken/{spec.seed}/{question}")
+    before, *terms = question.split()
+    steps: list[str] = []
+    for term in terms:
+        after = total(before, term, spec.modulus)
+        wrong = believed(before, term, spec)
+        if wrong is not None and chance.random() < spec.mistaken:
+            after = wrong
+        steps.append(f"{before}{term}={after}")
+        before = str(after)
+    return steps
 
 
-def right_steps(question: str, solution: str) -> list[bool]:
+def total(before: str, term: str, modulus: int = 0) -> int:
+    """What a step comes to. modulus: 0 for none."""
+    plain = int(before) + int(term)
+    return plain % modulus if modulus else plain
+
+
+def believed(before: str, term: str, spec: ArithmeticChains) -> int | None:
+    """The wrong total that a misconception of this step comes to, None if there is none."""
+    if not spec.misconceptions:
+        return None
+    chance = random.Random(f"believed/{spec.seed}/{spec.modulus}/{before}{term}")
+    if chance.random() >= spec.misconceptions:
+        return None
+    return (total(before, term) + chance.randrange(1, spec.modulus)) % spec.modulus
+
+
+def right_steps(question: str, solution: str, modulus: int = 0) -> list[bool]:
     """Whether each line of a solution is right: what the line before it comes to, and the next number added or taken
     away. A line that stands where no number is left is wrong, and so is one that follows no total.
 
@@ -55,14 +81,15 @@ def right_steps(question: str, solution: str) -> list[bool]:
     found: list[bool] = []
     for at, line in enumerate(solution.splitlines()):
         follows = before.isdecimal() and at < len(terms)
-        found.append(follows and line == f"{before}{terms[at]}={int(before) + int(terms[at])}")
+        found.append(follows and line == f"{before}{terms[at]}={total(before, terms[at], modulus)}")
         before = line.rpartition("=")[2]
     return found
 
 
 def _questions(spec: ArithmeticChains) -> Iterator[str]:
-    """Different questions, the same ones for the same seed, operations, digits and largest number."""
-    chance = random.Random(f"{spec.name}/{spec.seed}/{spec.operations}/{spec.digits}/{spec.largest}")
+    """Different questions, the same ones for the same seed, operations, range of totals and largest number."""
+    totals = f"modulo {spec.modulus}" if spec.modulus else spec.digits
+    chance = random.Random(f"{spec.name}/{spec.seed}/{spec.operations}/{totals}/{spec.largest}")
     seen: set[str] = set()
     tries = 0
     while tries < _TRIES:
@@ -78,14 +105,15 @@ def _questions(spec: ArithmeticChains) -> Iterator[str]:
 
 
 def _question(spec: ArithmeticChains, chance: random.Random) -> str:
-    least, most = 10 ** (spec.digits - 1), 10**spec.digits - 1
-    total = chance.randint(least, most)
-    question = str(total)
+    least, most = (0, spec.modulus - 1) if spec.modulus else (10 ** (spec.digits - 1), 10**spec.digits - 1)
+    now = chance.randint(least, most)
+    question = str(now)
     for _ in range(spec.operations):
-        # Any number but 0 that leaves the total its digits is as likely as any other.
-        down, up = min(spec.largest, total - least), min(spec.largest, most - total)
+        # Any number but 0 that leaves the total in its range is as likely as any other; what goes round stays there.
+        down, up = (spec.largest, spec.largest) if spec.modulus else (now - least, most - now)
+        down, up = min(spec.largest, down), min(spec.largest, up)
         term = chance.randrange(-down, up)
         term += term >= 0
-        total += term
+        now += term
         question += f" {term:+d}"
     return question

@@ -21,6 +21,12 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
 
     With `form = "calls"` the steps are calls of a calculator, and the last total stands on a line of its own.
 
+    With a `modulus` totals go round, as hours do: there are few different steps, all of which a small model can learn.
+    Then demonstrations may be mistaken as people are, who do not err at random but have learned this or that wrongly:
+    some steps, `misconceptions` of all there are, come to one and the same wrong total wherever they are `mistaken`,
+    and the demonstration goes on from there. What such a model writes is wrong in a few ways, each of them often, so
+    that the commonest answer may be a wrong one.
+
     The questions of one source are all different. A holdout with the same options whose `skip` is the source's `size`
     therefore asks nothing that was trained on; another `seed` may repeat a question by chance.
     """
@@ -29,8 +35,18 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     target: ClassVar[str] = "truing_data.chains:arithmetic_chains"
 
     operations: Annotated[int, Meta(ge=1, description="numbers to add or take away, each a step")] = 6
-    digits: Annotated[int, Meta(ge=1, le=9, description="digits of every total")] = 2
+    digits: Annotated[int, Meta(ge=1, le=9, description="digits of every total; with a modulus it has no effect")] = 2
+    modulus: Annotated[
+        int,
+        Meta(ge=0, description="totals go round from this less one to 0; 0: they do not, and have `digits`"),
+    ] = 0
     largest: Annotated[int, Meta(ge=1, description="largest number to add or take away; the smallest is 1")] = 9
+    misconceptions: Annotated[
+        float, Meta(ge=0, le=1, description="of all different steps, the share that demonstrations get wrong at times")
+    ] = 0.0
+    mistaken: Annotated[
+        float, Meta(ge=0, le=1, description="how often they get such a step wrong; always with the same wrong total")
+    ] = 0.5
     form: Annotated[
         Literal["steps", "calls"],
         Meta(description="what a demonstration shows: steps, or calls of a calculator and the answer behind them"),
@@ -52,8 +68,15 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)
 
     def problems(self) -> Iterator[Fault]:
-        """A system message without messages."""
+        """A system message without messages, totals that do not go round, and mistakes without misconceptions."""
         if self.system is not None and not self.chat:
             yield Fault(
                 "system", "a plain-text prompt takes no system message", "use chat = true, or leave `system` out"
             )
+        if self.modulus == 1:
+            yield Fault("modulus", "there is one total, 0, and nothing to work out", "modulus = 20, for example")
+        if self.misconceptions and not self.modulus:
+            what = "a wrong total may leave the range that steps are asked for, unless totals go round"
+            yield Fault("misconceptions", what, "write modulus = 20, for example")
+        if not self.misconceptions and self.mistaken != 0.5:
+            yield Fault("mistaken", "mistaken has no effect: misconceptions = 0", "set misconceptions above 0")

@@ -6,7 +6,8 @@ template writes after it (a newline, often) is never generated, so it is not lea
 
 Completions that are held to differ, the two of a pair, those of a ranking, a desirable and an undesirable one, may have
 become the same tokens: cut at the same place, or a template trimmed what set them apart. There is nothing to learn from
-such a group, so it is dropped by name.
+such a pair, so it is left out and counted; a group of which no other is left, or that is ranked or labelled as a whole,
+is dropped by name.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from truing.fields import (
     Text,
 )
 from truing.stage import Encoded
-from truing_tensor.groups import take
+from truing_tensor.groups import take, take_along
 from truing_tensor.segments import owners
 
 
@@ -63,7 +64,7 @@ class Encoder:
         dropped: list[tuple[str, str]] = []
         prompts: list[list[int]] = []
         tokens: list[list[int]] = []
-        truncated = 0
+        truncated, alike, as_a_whole = 0, 0, RANK in batch or LABEL in batch
         for at, (name, prompt, texts) in enumerate(zip(batch[IDS], batch[PROMPTS], completions, strict=True)):
             start, ends = self.group(name, prompt, texts)
             room = self.max_tokens - len(start)
@@ -75,14 +76,17 @@ class Encoder:
                 )
                 continue
             cut = [end[:room] for end in ends]
-            if same := next((two for two in held_apart[at] if cut[two[0]] == cut[two[1]]), None):
-                dropped.append((name, self._alike(same, cut, ends)))
+            same = [two for two in held_apart[at] if cut[two[0]] == cut[two[1]]]
+            if same and (as_a_whole or len(same) == len(held_apart[at])):
+                dropped.append((name, self._alike(same[0], cut, ends)))
                 continue
+            alike += len(same)
             kept.append(at)
             prompts.append(start)
             truncated += sum(len(end) > room for end in ends)
             tokens.extend(cut)
-        return Encoded(with_tokens(take(batch, kept), prompts, tokens), dropped, truncated)
+        encoded = with_tokens(take(batch, kept), prompts, tokens)
+        return Encoded(_told_apart(encoded, tokens) if alike else encoded, dropped, truncated, alike)
 
     def group(self, name: str, prompt: Text, completions: list[Text]) -> tuple[list[int], list[list[int]]]:
         """The tokens of one prompt and of each of its completions."""
@@ -164,6 +168,12 @@ def compared(batch: Batch) -> list[list[tuple[int, int]]]:
     for a, b in pairs:
         found[groups[a]].append((place[a], place[b]))
     return found
+
+
+def _told_apart(batch: Batch, tokens: list[list[int]]) -> Batch:
+    """The batch without pairs whose two completions are the same tokens; tokens: of each completion."""
+    both = zip(batch[CHOSEN].tolist(), batch[REJECTED].tolist(), strict=True)
+    return take_along(batch, "pair", torch.tensor([tokens[one] != tokens[other] for one, other in both]))
 
 
 def with_tokens(batch: Batch, prompts: list[list[int]], tokens: list[list[int]]) -> Batch:

@@ -40,7 +40,8 @@ from truing_model import menu_process as menu
 from truing_model.causal import CausalLm
 from truing_model.loading import numbers_of
 from truing_model.rewards import RewardModel
-from truing_model.steps import StepEncoder, only_steps
+from truing_model.steps import StepEncoder
+from truing_tensor.groups import take_along
 from truing_tensor.segments import owners
 from truing_tensor.steps import aggregated, is_complete, split_steps, step_ends
 
@@ -195,7 +196,7 @@ def _beside_labels(batch: Batch, asked: Asked, scores: Tensor) -> Batch:
     judged = zip(batch[STEP_SEQ].tolist(), batch[STEP_INDEX].tolist(), strict=True)
     found = [place.get(step, -1) for step in judged]
     left = torch.tensor(found, dtype=torch.int64) >= 0
-    return only_steps(batch, left).put(STEP_SCORES, scores[[at for at in found if at >= 0]])
+    return take_along(batch, "step", left).put(STEP_SCORES, scores[[at for at in found if at >= 0]])
 
 
 def _end_tokens(model: ProcessRewardModel) -> set[int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from truing.fields import GROUP, IDS, PROMPTS, STEP_END, STEP_INDEX, STEP_SEQ, STEPS, Batch
 from truing.stage import Encoded
 from truing_model.encode import Encoder, with_tokens
-from truing_tensor.groups import take, take_completions
+from truing_tensor.groups import take, take_along, take_completions
 
 
 class Written(NamedTuple):
@@ -99,7 +99,7 @@ def _encoded(batch: Batch, left: Tensor, prompts: dict[int, list[int]], written:
     solutions = [solution for solution, taken in zip(written, left.tolist(), strict=True) if taken]
     counts = torch.tensor([len(solution.ends) for solution in solutions], dtype=torch.int64)
     fits = batch[STEP_INDEX] < counts[batch[STEP_SEQ]]
-    batch = only_steps(batch, fits)
+    batch = take_along(batch, "step", fits)
     groups = list(dict.fromkeys(batch[GROUP].tolist()))
     starts = [0, *accumulate(len(solution.tokens) for solution in solutions)]
     ends = [
@@ -109,14 +109,3 @@ def _encoded(batch: Batch, left: Tensor, prompts: dict[int, list[int]], written:
     tokens = [solution.tokens for solution in solutions]
     encoded = with_tokens(take(batch, groups), [prompts[at] for at in groups], tokens)
     return encoded.put(STEP_END, torch.tensor(ends, dtype=torch.int64))
-
-
-def only_steps(batch: Batch, kept: Tensor) -> Batch:
-    """The batch with some of its judged steps alone: `kept` [step] says which."""
-
-    def picked(values: object) -> object:
-        if isinstance(values, Tensor):
-            return values[kept]
-        return [value for value, taken in zip(cast("list[object]", values), kept.tolist(), strict=True) if taken]
-
-    return batch.put_all({key: picked(value) for key, value in batch.items() if key.dims == "step"})

@@ -76,6 +76,13 @@ def take_completions(batch: Batch, kept: Tensor) -> Batch:
     return _picked(batch, chosen, {dim: _inverse(chosen[dim], len(alive[dim])) for dim in alive})
 
 
+def take_along(batch: Batch, dim: str, kept: Tensor) -> Batch:
+    """The batch with some entries of a dim alone that nothing lies inside of or points into: pairs, or steps.
+    kept [dim]: which."""
+    chosen = {every: torch.arange(count(batch, every)) for every in COUNTED_BY}
+    return _picked(batch, {**chosen, dim: torch.nonzero(kept).flatten()}, chosen)
+
+
 def places(batch: Batch, groups: Sequence[int]) -> Mapping[str, Tensor]:
     """Along each dim, where what `take` would take lies in the batch."""
     return _places(batch, groups)[0]

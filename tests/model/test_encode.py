@@ -149,7 +149,7 @@ def encoded(*groups: Group) -> Encoded:
 @pytest.mark.parametrize(
     "said",
     [
-        {"pairs": [(2, 0), (1, 0)]},
+        {"pairs": [(1, 0)]},
         {"extra": {RANK: [0, 1, 1]}},
         {"extra": {RANK: [1, 1, 0]}},
         {"extra": {LABEL: [1, 0, 0]}},
@@ -179,6 +179,15 @@ def test_completions_that_nobody_holds_apart_may_be_alike(said: dict[str, Any]) 
     assert not found.dropped
     assert found.truncated == 2
     assert found.batch[IDS] == ["alike"]
+
+
+def test_of_several_pairs_the_one_that_is_alike_is_left_out_and_counted_and_the_others_stay() -> None:
+    before = Group(id="before", prompt="p", completions=["a", "b"], pairs=[(1, 0)], extra={SOFT: [0.7]})
+    several = alike_once_cut(pairs=[(0, 2), (0, 1), (2, 1)], extra={SOFT: [0.8, 0.6, 0.9]})
+    found = encoded(before, several)
+    assert (found.dropped, found.alike) == ([], 1)
+    assert (found.batch[CHOSEN].tolist(), found.batch[REJECTED].tolist()) == ([1, 2, 4], [0, 4, 3])
+    assert found.batch[SOFT].tolist() == pytest.approx([0.7, 0.8, 0.9])
 
 
 def test_a_group_that_is_dropped_for_being_alike_takes_nothing_of_the_others_with_it() -> None:

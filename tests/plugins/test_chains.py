@@ -13,7 +13,7 @@ from truing.bus import Bus
 from truing.errors import UserError
 from truing.fields import COMPLETIONS, IDS, PROMPTS, Batch, Group
 from truing.run import Run
-from truing_data.chains import load, right_steps, worked
+from truing_data.chains import believed, demonstrated, load, right_steps
 from truing_data.menu_chains import ArithmeticChains
 
 
@@ -26,7 +26,41 @@ def questions(**options: Any) -> list[str]:
 
 
 def test_a_sum_is_worked_out_one_number_a_line() -> None:
-    assert worked("47 +3 -8") == ["47+3=50", "50-8=42"]
+    assert demonstrated("47 +3 -8", ArithmeticChains()) == ["47+3=50", "50-8=42"]
+
+
+def test_totals_go_round_with_a_modulus() -> None:
+    assert demonstrated("17 +5 -4", ArithmeticChains(modulus=20)) == ["17+5=2", "2-4=18"]
+    assert right_steps("17 +5 -4", "17+5=2\n2-4=18", modulus=20) == [True, True]
+    assert right_steps("17 +5 -4", "17+5=22\n22-4=18", modulus=20) == [False, True]
+
+
+def test_a_misconception_is_always_the_same_wrong_total_and_shows_as_often_as_asked() -> None:
+    spec = ArithmeticChains(chat=False, size=2000, modulus=10, largest=4, misconceptions=0.25, mistaken=0.6)
+    came_to: dict[tuple[str, str], Counter[int]] = {}
+    for group in load(spec).groups:
+        before, *terms = str(group.prompt).split()
+        for line, term in zip(str(group.completions[0]).splitlines(), terms, strict=True):
+            assert line.startswith(f"{before}{term}="), "it goes on from what it came to, right or wrong"
+            after = line.rpartition("=")[2]
+            came_to.setdefault((before, term), Counter())[int(after)] += 1
+            before = after
+    wrong = {step: misled for step in came_to if (misled := believed(*step, spec)) is not None}
+    assert len(came_to) == 10 * 8
+    assert 10 <= len(wrong) <= 30
+    for (before, term), totals in came_to.items():
+        assert set(totals) == {
+            (int(before) + int(term)) % 10,
+            *([wrong[before, term]] if (before, term) in wrong else []),
+        }
+    shown = sum(came_to[step][misled] for step, misled in wrong.items())
+    assert shown / sum(came_to[step].total() for step in wrong) == pytest.approx(0.6, abs=0.03)
+
+
+def test_misconceptions_need_a_modulus_and_mistakes_need_misconceptions() -> None:
+    assert [fault.option for fault in ArithmeticChains(misconceptions=0.2).problems()] == ["misconceptions"]
+    assert [fault.option for fault in ArithmeticChains(mistaken=0.2, modulus=20).problems()] == ["mistaken"]
+    assert [fault.option for fault in ArithmeticChains(modulus=1).problems()] == ["modulus"]
 
 
 @pytest.mark.parametrize(("digits", "largest"), [(1, 9), (2, 9), (3, 40)])
