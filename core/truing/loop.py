@@ -231,14 +231,13 @@ class Training:
         """Where the data stands after a batch."""
         at, read = self.position, work.read
         self.error = work.error or self.error
-        lost = read.size - read.dropped - len(work.batch[IDS]) - work.failed
         return msgspec.structs.replace(
             at,
             epoch=read.epoch,
             read=read.read,
             waves=read.wave.number,
             groups=read.wave.first + read.size,
-            dropped=at.dropped + read.dropped + lost,
+            dropped=at.dropped + read.size - len(work.batch[IDS]) - work.failed,
             failed=at.failed + work.failed,
             truncated=at.truncated + read.truncated,
             alike=at.alike + read.alike,
@@ -264,9 +263,15 @@ class Training:
             return {}
         seconds = time.perf_counter() - began
         after, epoch = self._after(work), work.read.epoch
-        counts = {f"data/{word}": float(getattr(after, word)) for word in ("dropped", "failed", "truncated", "alike")}
-        speed = {"speed/step_seconds": seconds, "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds}
-        metrics = {**learned, **work.metrics, **age, **counts, **speed, "speed/lag_seconds": self._lag}
+        metrics = {
+            **learned,
+            **work.metrics,
+            **age,
+            **{f"data/{word}": float(getattr(after, word)) for word in ("dropped", "failed", "truncated", "alike")},
+            "speed/step_seconds": seconds,
+            "speed/tokens_per_second": learned.get("tokens", 0.0) / seconds,
+            "speed/lag_seconds": self._lag,
+        }
         self._lag = 0.0
         self._run.bus.publish(
             StepDone(phase=self._run.phase, step=step, steps=self._steps, epoch=epoch, metrics=metrics)

@@ -185,7 +185,6 @@ class Waves:
             last,
             wave=last.wave._replace(first=first.wave.first),
             size=sum(judged.read.size for judged in waves),
-            dropped=sum(judged.read.dropped for judged in waves),
             truncated=sum(judged.read.truncated for judged in waves),
             alike=sum(judged.read.alike for judged in waves),
         )

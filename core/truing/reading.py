@@ -30,7 +30,6 @@ class Read:
     size: int
     epoch: int
     read: int
-    dropped: int
     truncated: int
     alike: int
 
@@ -99,8 +98,7 @@ class Reading:
             self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=self._wave))
         wave, size = Wave(self._wave, self._groups, encoded.batch), len(raw[IDS])
         self._groups += size
-        lost = len(encoded.dropped), encoded.truncated, encoded.alike
-        return Read(wave, size, self._epoch, self._read, *lost)
+        return Read(wave, size, self._epoch, self._read, encoded.truncated, encoded.alike)
 
     def give_back(self, left: int) -> None:
         """Give a ticket back, unless there are as many as steps left."""
