@@ -8,10 +8,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import msgspec
+
 from truing.errors import Problem, UserError, did_you_mean
-from truing.fields import COMPLETIONS, GROUP, IDS, PROMPTS, SAMPLES, SCORE_PARTS, SCORES, TEMPERATURE, Batch, Text
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    METADATA,
+    PROMPTS,
+    SAMPLES,
+    SCORE_PARTS,
+    SCORES,
+    TEMPERATURE,
+    Batch,
+    Text,
+)
 from truing.run import Run
-from truing_evaluate import menu_looks
+from truing_evaluate import menu_looks, menu_probes
+from truing_evaluate.commands import installed
+from truing_evaluate.shapes import Figure
 
 
 class PassAtK:
@@ -22,9 +38,7 @@ class PassAtK:
 
     def asked(self, prompts: Batch) -> Batch:
         """Prompts as a generator is to answer them in a look."""
-        if self._spec.samples is not None:
-            prompts = prompts.put(SAMPLES, self._spec.samples)
-        return prompts if self._spec.temperature is None else prompts.put(TEMPERATURE, self._spec.temperature)
+        return _asked(self._spec, prompts)
 
     def numbers(self, batch: Batch) -> dict[str, float]:
         """pass@k of scored completions, for every k that was asked for, each with its standard error over the prompts;
@@ -45,13 +59,7 @@ class PassAtK:
 
     def rows(self, batch: Batch) -> list[dict[str, Any]]:
         """Of the first prompts a row for each completion."""
-        scores = _floats(batch[SCORES]) if SCORES in batch else [0.0] * len(batch[COMPLETIONS])
-        told = zip(map(int, _floats(batch[GROUP])), batch[COMPLETIONS], scores, strict=True)
-        return [
-            {"id": batch[IDS][group], "prompt": batch[PROMPTS][group], "completion": text, "score": score}
-            for group, text, score in told
-            if group < self._spec.shown
-        ]
+        return _shown(self._spec, batch)
 
     def _answered(self, batch: Batch) -> list[list[_Answer]]:
         """The completions of each prompt: whether each is right, and what it votes for."""
@@ -69,6 +77,62 @@ class PassAtK:
             what = f'no scorer of the mix is called "{self._spec.by}"'
             raise UserError(Problem("[look] by", what, did_you_mean(self._spec.by, parts[0])))
         return [part[self._spec.by] for part in parts]
+
+
+class Measures:
+    """Says what learning does to a model beside what it is to do."""
+
+    def __init__(self, spec: menu_probes.Measures, run: Run) -> None:
+        installed("measure")
+        self._spec = spec
+        self._first = run.phase_folder / "first-look.json"
+
+    def asked(self, prompts: Batch) -> Batch:
+        """Prompts as a generator is to answer them in a look."""
+        return _asked(self._spec, prompts)
+
+    def numbers(self, batch: Batch) -> dict[str, float]:
+        """Every figure with the ends of its interval, and how far it has changed since the first look. That look is
+        kept in the phase's folder, so a resumed run goes on with the same."""
+        from truing_evaluate.measures import Asked, Sums, change_of, figure_of, sums_of
+
+        texts: defaultdict[int, list[str]] = defaultdict(list)
+        for group, text in zip(map(int, _floats(batch[GROUP])), batch[COMPLETIONS], strict=True):
+            texts[group].append(_plain(text))
+        told = enumerate(zip(batch[IDS], batch[METADATA], strict=True))
+        sums = sums_of([Asked(name, about, texts[group]) for group, (name, about) in told])
+        found: dict[str, float] = {}
+        for name, items in sums.items():
+            found |= _with_ends(name, figure_of(name, items))
+        if not self._first.exists():
+            self._first.parent.mkdir(parents=True, exist_ok=True)
+            self._first.write_bytes(msgspec.json.encode(sums))
+            return found
+        first = msgspec.json.decode(self._first.read_bytes(), type=Sums)
+        for name, items in sums.items():
+            if name in first and (change := change_of(name, first[name], items)):
+                found |= _with_ends(f"{name}/change", change[0])
+        return found
+
+    def rows(self, batch: Batch) -> list[dict[str, Any]]:
+        """Of the first prompts a row for each completion."""
+        return _shown(self._spec, batch)
+
+
+def _asked(spec: menu_looks.PassAtK | menu_probes.Measures, prompts: Batch) -> Batch:
+    if spec.samples is not None:
+        prompts = prompts.put(SAMPLES, spec.samples)
+    return prompts if spec.temperature is None else prompts.put(TEMPERATURE, spec.temperature)
+
+
+def _shown(spec: menu_looks.PassAtK | menu_probes.Measures, batch: Batch) -> list[dict[str, Any]]:
+    scores = _floats(batch[SCORES]) if SCORES in batch else [0.0] * len(batch[COMPLETIONS])
+    told = zip(map(int, _floats(batch[GROUP])), batch[COMPLETIONS], scores, strict=True)
+    return [
+        {"id": batch[IDS][group], "prompt": batch[PROMPTS][group], "completion": text, "score": score}
+        for group, text, score in told
+        if group < spec.shown
+    ]
 
 
 class _Answer(NamedTuple):
@@ -92,8 +156,18 @@ def _majority(group: Sequence[_Answer]) -> float:
 
 
 def _voted(text: Text, mark: str) -> str:
-    said = text if isinstance(text, str) else text[-1]["content"]
+    said = _plain(text)
     return (said.rpartition(mark)[2] if mark else said).strip()
+
+
+def _plain(text: Text) -> str:
+    return text if isinstance(text, str) else text[-1]["content"]
+
+
+def _with_ends(name: str, figure: Figure) -> dict[str, float]:
+    """A figure with the ends of its interval; without what is not defined, such as a ratio to nothing."""
+    told = {name: figure.value, f"{name}/low": figure.low, f"{name}/high": figure.high}
+    return {key: value for key, value in told.items() if math.isfinite(value)}
 
 
 def _with_error(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -1,23 +1,26 @@
-"""What this plugin brings: commands that say what scores are worth, and looks at what a model that learns writes."""
+"""What this plugin brings: commands that say what scores are worth and what alignment did to a model, prompts to ask
+it, and looks at what a model that learns writes."""
 
 from __future__ import annotations
 
 from truing.plugins import Command, hookimpl
 from truing.stage import AnySpec
 from truing_evaluate.menu_looks import PassAtK
+from truing_evaluate.menu_probes import Measures, Probes
 
 
 @hookimpl
 def truing_commands() -> list[Command]:
-    """`truing evaluate`, `truing select` and `truing overoptimize`."""
+    """`truing evaluate`, `truing select`, `truing overoptimize` and `truing measure`."""
     return [
         Command("evaluate", "truing_evaluate.commands:evaluate"),
         Command("select", "truing_evaluate.commands:select"),
         Command("overoptimize", "truing_evaluate.overoptimize:overoptimize"),
+        Command("measure", "truing_evaluate.measure:measure"),
     ]
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Looks."""
-    return [PassAtK]
+    """Looks, and the prompts of one of them."""
+    return [PassAtK, Measures, Probes]

@@ -271,3 +271,32 @@ class Selection(Shape, frozen=True, kw_only=True):
     intervals: str
     subsets: str
     choices: list[Choice]
+
+
+class Measured(Shape, frozen=True, kw_only=True):
+    """A figure of what alignment does to a model. items: questions or prompts it was measured on."""
+
+    name: str
+    items: int
+    value: Figure
+
+
+class Changed(Shape, frozen=True, kw_only=True):
+    """How a figure changed, on the items that both have: a difference, or a ratio. verdict: what its interval says."""
+
+    name: str
+    items: int
+    change: Figure
+    by_ratio: bool
+    verdict: str
+
+
+class Behaviour(Shape, frozen=True, kw_only=True):
+    """What a model does when it is asked `probes`. before: the file that changes are counted from."""
+
+    file: str
+    prompts: int
+    intervals: str
+    figures: list[Measured]
+    before: str = ""
+    changes: list[Changed] = []

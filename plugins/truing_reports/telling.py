@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -13,6 +13,10 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on std
 Mlflow = Annotated[bool, typer.Option("--mlflow", help="Send the figures to MLflow, where MLFLOW_TRACKING_URI says.")]
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Heads, and rows as long."""
+
+
 class Report(Protocol):
     """A msgspec struct of figures, and the file they are of."""
 
@@ -20,11 +24,19 @@ class Report(Protocol):
     def file(self) -> str: ...
 
 
-def sent(report: Report, what: str, options: Mapping[str, Any], pictures: Mapping[str, Any] = {}) -> None:
-    """Send a report to MLflow with its pictures, matplotlib's figures by file name, and say where it is."""
+def sent(
+    report: Report,
+    what: str,
+    options: Mapping[str, Any],
+    pictures: Mapping[str, Any] = {},
+    tables: Mapping[str, Table] = {},
+) -> None:
+    """Send a report to MLflow with its pictures, matplotlib's figures by file name, and its tables, and say where it
+    is."""
     from truing_reports.tracking import send
 
-    print(f"MLflow run: {send(report, f'{what} {report.file}', report.file, options, pictures)}", file=sys.stderr)
+    run = send(report, f"{what} {report.file}", report.file, options, pictures, tables)
+    print(f"MLflow run: {run}", file=sys.stderr)
 
 
 def as_json(value: Any) -> None:

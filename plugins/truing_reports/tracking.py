@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from truing.errors import Problem, UserError
+from truing_reports.telling import Table
 
 EXPERIMENT = "truing"
 
@@ -48,11 +49,17 @@ def _named(entry: Mapping[str, Any]) -> list[str]:
 
 
 def send(
-    report: msgspec.Struct, name: str, file: str, options: Mapping[str, Any], pictures: Mapping[str, Any] = {}
+    report: msgspec.Struct,
+    name: str,
+    file: str,
+    options: Mapping[str, Any],
+    pictures: Mapping[str, Any] = {},
+    tables: Mapping[str, Table] = {},
 ) -> str:
     """Make an MLflow run of a report, where MLFLOW_TRACKING_URI says; the run's id.
 
-    pictures: matplotlib's figures by file name. Raises UserError when MLflow is not installed or does not answer.
+    pictures: matplotlib's figures by file name; tables: as MLflow shows them, by theirs. Raises UserError when MLflow
+    is not installed or does not answer.
     """
     for key, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}.items():
         os.environ.setdefault(key, value)
@@ -81,6 +88,11 @@ def send(
             )
             for picture, figure in pictures.items():
                 client.log_figure(run.info.run_id, figure, picture)
+            for table, (columns, data) in tables.items():
+                client.log_dict(run.info.run_id, {"columns": columns, "data": data}, table)
+            if tables:
+                shown = msgspec.json.encode([{"path": table, "type": "table"} for table in tables]).decode()
+                client.set_tag(run.info.run_id, "mlflow.loggedArtifacts", shown)
             client.set_terminated(run.info.run_id)
         except MlflowException as error:
             what = f"MLflow did not take it: {str(error).splitlines()[0]}"

@@ -18,7 +18,20 @@ from truing.recipe import load
 
 from .conftest import DOCS, PAGES, ROOT, Block, Command, blocks, blocks_of
 
-CHEAP = ("check", "data", "evaluate", "init", "list", "overoptimize", "plugins", "schema", "select", "show", "version")
+CHEAP = (
+    "check",
+    "data",
+    "evaluate",
+    "init",
+    "list",
+    "measure",
+    "overoptimize",
+    "plugins",
+    "schema",
+    "select",
+    "show",
+    "version",
+)
 RUN_FOR_REAL = "recipes/tiny/quickstart.toml"
 
 RECIPES = blocks("toml")

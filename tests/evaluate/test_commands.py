@@ -110,6 +110,10 @@ def test_figures_are_sent_to_mlflow(
     (other,) = [it for it in runs if it.info.run_id != run.info.run_id]
     history = client.get_metric_history(other.info.run_id, "choices/best/truth/value")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
+    assert truing("measure", labelled, "--mlflow").status == 0
+    measured = client.search_runs([run.info.experiment_id], "metrics.`figures/capability/value/value` = 0.5")[0]
+    assert "measures.json" in {file.path for file in client.list_artifacts(measured.info.run_id)}
+    assert '"table"' in measured.data.tags["mlflow.loggedArtifacts"]
     assert [file.path for file in client.list_artifacts(other.info.run_id)] == ["selection.png"]
 
 
