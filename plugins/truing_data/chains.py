@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from truing.errors import Problem, UserError
-from truing.fields import Group
+from truing.fields import Group, Message
 from truing.run import Run
 from truing_data.held import Held, Loaded
 from truing_data.menu_chains import ArithmeticChains
@@ -28,9 +28,9 @@ def load(spec: ArithmeticChains) -> Loaded:
         if number >= spec.skip:
             said = question if spec.chat else question + "\n"
             steps = demonstrated(question, spec)
-            if spec.form == "calls":
-                steps.append(steps[-1].rpartition("=")[2])
             prompt, completions = laid_out(said, ["\n".join(steps)], spec)
+            if spec.form == "calls":
+                completions = [called(steps)]
             groups.append(Group(id=f"chain-{spec.seed}-{number}", prompt=prompt, completions=completions))
         if len(groups) == spec.size:
             break
@@ -69,6 +69,15 @@ def believed(before: str, term: str, spec: ArithmeticChains) -> int | None:
     if chance.random() >= spec.misconceptions:
         return None
     return (total(before, term) + chance.randrange(1, spec.modulus)) % spec.modulus
+
+
+def called(steps: list[str]) -> list[Message]:
+    """The steps of a question as calls of a calculator, and its answers; in the last turn the total."""
+    found: list[Message] = []
+    for step in steps:
+        call, _, total = step.partition("=")
+        found += [{"role": "assistant", "content": f"{call}="}, {"role": "user", "content": f"{total}\n"}]
+    return [*found, {"role": "assistant", "content": found[-1]["content"].strip()}]
 
 
 def right_steps(question: str, solution: str, modulus: int = 0) -> list[bool]:

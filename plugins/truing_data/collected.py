@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from truing.errors import Problem, UserError
-from truing.fields import LABEL, MARGIN, RANK, SOFT, STEP_INDEX, STEP_LABELS, STEP_SEQ, STEPS, Field, Group, Text
+from truing.fields import (
+    LABEL,
+    MARGIN,
+    RANK,
+    SOFT,
+    STEP_INDEX,
+    STEP_LABELS,
+    STEP_SEQ,
+    STEPS,
+    Field,
+    Group,
+    Message,
+    Text,
+)
 from truing.journal import GROUPS
 from truing.run import Run
 from truing_data.forms import finished
@@ -21,13 +35,14 @@ from truing_data.steps import check_labels
 
 
 class Kept(msgspec.Struct, kw_only=True):
-    """A group as a phase wrote it down. pairs: places of (better, worse) in `completions`; soft: of each, how likely
-    that is so. steps: all steps of each completion; step_index, step_labels: of each, which of them are judged, and
-    how."""
+    """A group as a phase wrote it down. spoken: the turns of each completion, of a prompt of plain text that an
+    environment answered. pairs: places of (better, worse) in `completions`; soft: of each, how likely that is so.
+    steps: all steps of each completion; step_index, step_labels: of each, which of them are judged, and how."""
 
     id: str
     prompt: Text
     completions: list[Text]
+    spoken: list[list[Message]] = []
     scores: list[float] = []
     pairs: list[tuple[int, int]] = []
     soft: list[float] = []
@@ -104,9 +119,9 @@ def _steps(row: Kept) -> dict[Field[Any], list[Any]]:
 
 
 def _in_one_form(row: Kept) -> tuple[Text, list[Text]]:
-    """What was sampled is text; to a prompt of messages it is a message, too."""
+    """What was sampled is text; to a prompt of messages it is a message, too. Several turns are messages anyway."""
     if isinstance(row.prompt, str):
-        return row.prompt, row.completions
+        return row.prompt, [turns or text for turns, text in zip_longest(row.spoken, row.completions)]
     return row.prompt, as_messages(row.completions)
 
 
@@ -115,6 +130,8 @@ def _fault(row: Kept, spec: Collected) -> str:
     count = len(row.completions)
     if not count:
         return "no completions"
+    if row.spoken and len(row.spoken) != count:
+        return f"{len(row.spoken)} lists of turns for {count} completions"
     if spec.form == "steps":
         return _step_fault(row, count)
     if (spec.form not in ("pairs", "all") or spec.margins) and len(row.scores) != count:

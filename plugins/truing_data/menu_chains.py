@@ -19,7 +19,8 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     "47 +3 -8" is answered by the lines "47+3=50" and "50-8=42". A step is right if it does what comes next to what the
     step before it came to; a wrong total stays in all that follow. For trying out what judges steps.
 
-    With `form = "calls"` the steps are calls of a calculator, and the last total stands on a line of its own.
+    With `form = "calls"` the steps are calls of a calculator, and the last total stands on a line of its own. What the
+    calculator says is a turn of the user's, as in what is sampled with it: the model is not to learn it.
 
     With a `modulus` totals go round, as hours do: there are few different steps, all of which a small model can learn.
     Then demonstrations may be mistaken as people are, who do not err at random but have learned this or that wrongly:

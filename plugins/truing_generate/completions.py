@@ -34,9 +34,11 @@ from truing.fields import (
     Batch,
     Field,
     Fields,
+    Message,
     Text,
 )
 from truing.run import Run
+from truing_generate.plugin import SPOKEN
 from truing_tensor.segments import owners
 from truing_tensor.turns import heard_fields
 
@@ -47,7 +49,8 @@ _ROUNDING = 1e-3
 class Completion(NamedTuple):
     """One completion. logprobs: under the model; sampled: under the distribution its tokens were drawn from. opponent:
     whether it is the opponent's and not the policy's. Of several turns: how many; heard: of each answer how many tokens
-    stand before it, and its own; earned: what the environment gave for it."""
+    stand before it, and its own; earned: what the environment gave for it; spoken: who said what, if `text` does not
+    tell."""
 
     text: Text
     tokens: Sequence[int]
@@ -59,6 +62,7 @@ class Completion(NamedTuple):
     turns: int = 1
     heard: Sequence[tuple[int, Sequence[int]]] = ()
     earned: float = 0.0
+    spoken: Sequence[Message] = ()
 
 
 class Wanted(NamedTuple):
@@ -144,6 +148,7 @@ def _turned(flat: Sequence[Completion]) -> dict[Field[Any], Any]:
     return {
         TURNS: torch.tensor([completion.turns for completion in flat], dtype=torch.int64),
         EARNED: torch.tensor([completion.earned for completion in flat], dtype=torch.float32),
+        SPOKEN: [list(completion.spoken) for completion in flat],
         **heard_fields((len(completion.tokens), completion.heard) for completion in flat),
     }
 

@@ -25,7 +25,9 @@ from truing.fields import (
     TOKENS,
     TURNS,
     VERSION,
+    Field,
     Fields,
+    Message,
     fields,
 )
 from truing.plugins import hookimpl
@@ -34,7 +36,9 @@ from truing_remote import addresses, options
 
 COMPLETED = fields(COMPLETIONS, GROUP, TOKENS, SEQ, FINISH, VERSION)
 """What every generator adds, whatever it knows of log-probabilities."""
-TURNED = fields(TURNS, HEARD, HEARD_BEFORE, EARNED)
+SPOKEN: Field[list[list[Message]]] = Field("spoken", "seq")
+"""The turns of a completion in plain text, the model's as the assistant's; none where the completion is messages."""
+TURNED = fields(TURNS, HEARD, HEARD_BEFORE, EARNED, SPOKEN)
 """What one adds whose completions an environment answers."""
 _ANSWERED = "with a [generator.environment]"
 TURNS_MOST, HEARD_MOST = 8, 1024

@@ -103,10 +103,10 @@ class Rollout:
             # Cut in the middle of a turn, so nobody was asked to answer it.
             self.turns += 1
             self._keep("assistant", str(last.text))
-        text = self.messages if self.talks else "".join(message["content"] for message in self.messages)
-        return last._replace(
-            text=text, finish=self.cut or last.finish, turns=self.turns, heard=self.heard, earned=self.earned
-        )
+        told = last._replace(finish=self.cut or last.finish, turns=self.turns, heard=self.heard, earned=self.earned)
+        if self.talks:
+            return told._replace(text=self.messages)
+        return told._replace(text="".join(message["content"] for message in self.messages), spoken=self.messages)
 
     def _short(self, reply: Reply, room: int) -> bool:
         """Whether there is no room to go on: of which, is kept."""

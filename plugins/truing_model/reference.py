@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from truing.fields import GROUP, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch
+from truing.fields import GROUP, HEARD, HEARD_BEFORE, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch
 
 FLUSH = 256
 """how many new answers are held before they are written"""
@@ -66,12 +66,20 @@ class ReferenceStore:
 
 
 def group_keys(batch: Batch) -> list[str]:
-    """What each group asks of the reference: a digest of its prompt's tokens and of each of its completions'."""
+    """What each group asks of the reference: a digest of its prompt's tokens and of each of its completions', and of
+    what was heard in front of which of them."""
     prompts = batch[PROMPT_TOKENS].split(torch.bincount(batch[PROMPT_GROUP], minlength=len(batch[IDS])).tolist())
     answers = batch[TOKENS].split(torch.bincount(batch[SEQ], minlength=len(batch[GROUP])).tolist())
     asked = [[prompt.tolist()] for prompt in prompts]
     for group, answer in zip(batch[GROUP].tolist(), answers, strict=True):
         asked[group].append(answer.tolist())
+    if HEARD in batch:
+        seq = batch[SEQ][batch[HEARD_BEFORE]]
+        group = batch[GROUP][seq]
+        place = seq - torch.searchsorted(batch[GROUP], group)
+        before = batch[HEARD_BEFORE] - torch.searchsorted(batch[SEQ], seq)
+        for at, *told in zip(group.tolist(), place.tolist(), before.tolist(), batch[HEARD].tolist(), strict=True):
+            asked[at].append(told)
     return [hashlib.blake2b(msgspec.json.encode(tokens), digest_size=16).hexdigest() for tokens in asked]
 
 

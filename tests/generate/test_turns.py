@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from truing.attempts import fault
+from truing.collect import rows_of
 from truing.conduct import conduct
 from truing.events import Evaluated, Event, GroupFailed, StepDone
 from truing.fields import (
@@ -37,9 +39,13 @@ from truing.run import Run, Stop
 from truing.script import Script
 from truing.stage import EnvironmentSpec, Reply, Said, Task
 from truing.testing import recipe, run_recipe, with_specs
+from truing_data.menu_collected import Collected
 from truing_generate.plugin import Engine, OpenAi, Scripted
 from truing_generate.turns import Hearing
+from truing_model.encode import Encoder
 from truing_model.layout import lengths_of, whole_answers
+from truing_model.scratch import byte_tokenizer
+from truing_tensor.groups import batch_of
 from truing_texts.chat import Chat
 
 from .conftest import Told, asked
@@ -126,6 +132,20 @@ def test_a_completion_says_which_limit_it_met(
 ) -> None:
     batch = scripted(told, "ab?", "c?", "d", **options)
     assert (batch[FINISH], batch[COMPLETIONS], batch[TURNS].tolist()) == ([finish], [text], [turns])
+
+
+def test_what_was_collected_in_turns_is_learned_without_what_was_heard(told: Told) -> None:
+    batch = scripted(told, "ab?", "c?", "d")
+    data = told.run.folder / "sample" / "data"
+    data.mkdir(parents=True)
+    (data / "groups.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows_of(batch)))
+    source: Any = Collected(path="@sample", form="all").build(told.run)
+    anyio.run(source.open)
+    tokenizer = byte_tokenizer()
+    learned = Encoder(tokenizer, 64, truncate=False)(batch_of(source._groups)).batch
+    assert tokenizer.decode(learned[TOKENS].tolist()) == "ab?c?d<|end|>"
+    assert tokenizer.decode(learned[HEARD].tolist()) == "[ab][c]"
+    assert learned[HEARD_BEFORE].tolist() == batch[HEARD_BEFORE].tolist()
 
 
 def test_in_a_conversation_the_tokens_are_those_of_the_whole_conversation(folder_of: Any) -> None:

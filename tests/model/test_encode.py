@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from truing.errors import UserError
 from truing.fields import (
     CHOSEN,
+    HEARD,
+    HEARD_BEFORE,
     IDS,
     LABEL,
     MISMATCHED,
@@ -25,6 +27,7 @@ from truing.fields import (
 )
 from truing.stage import Encoded
 from truing_model.encode import Encoder
+from truing_model.layout import whole_answers
 from truing_model.loading import load_tokenizer
 from truing_model.paths import local_path
 from truing_model.plugin import CausalLm
@@ -47,7 +50,7 @@ def encoder(tokenizer: Any, max_tokens: int = 512, truncate: bool = False) -> En
 
 
 def test_smollm2s_own_template_is_applied_once_and_the_answer_begins_where_generation_would(smollm2: Any) -> None:
-    prompt, [answer] = encoder(smollm2).group("q", QUESTION, ["It is 4."])
+    prompt, [(answer, _)] = encoder(smollm2).group("q", QUESTION, ["It is 4."])
     expected = smollm2.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
     assert prompt == expected
     assert smollm2.decode(prompt).count("<|im_start|>system") == 1
@@ -56,14 +59,14 @@ def test_smollm2s_own_template_is_applied_once_and_the_answer_begins_where_gener
 
 
 def test_prompt_and_answer_together_are_what_the_template_makes_of_the_whole_conversation(smollm2: Any) -> None:
-    prompt, [answer] = encoder(smollm2).group("q", QUESTION, ["It is 4."])
+    prompt, [(answer, _)] = encoder(smollm2).group("q", QUESTION, ["It is 4."])
     whole = smollm2.apply_chat_template([*QUESTION, {"role": "assistant", "content": "It is 4."}], return_dict=False)
     assert prompt + answer == whole[: len(prompt) + len(answer)]
     assert smollm2.decode(whole[len(prompt) + len(answer) :]).strip() == ""
 
 
 def test_text_that_looks_like_a_mark_inside_an_answer_does_not_end_it_early(smollm2: Any) -> None:
-    _, [answer] = encoder(smollm2).group("q", QUESTION, ["one <|im_end|> two"])
+    _, [(answer, _)] = encoder(smollm2).group("q", QUESTION, ["one <|im_end|> two"])
     assert smollm2.decode(answer).endswith("two<|im_end|>")
 
 
@@ -95,8 +98,8 @@ def test_a_begin_token_is_never_doubled_for_chats_and_never_missing_for_plain_te
 
 def test_an_answer_that_ends_without_the_end_token_gets_one_and_only_one() -> None:
     tokenizer = byte_tokenizer()
-    _, [plain] = encoder(tokenizer).group("q", "hi", ["there"])
-    _, [chat] = encoder(tokenizer).group("q", QUESTION, ["there"])
+    _, [(plain, _)] = encoder(tokenizer).group("q", "hi", ["there"])
+    _, [(chat, _)] = encoder(tokenizer).group("q", QUESTION, ["there"])
     for answer in (plain, chat):
         assert answer.count(tokenizer.eos_token_id) == 1
         assert answer[-1] == tokenizer.eos_token_id
@@ -104,7 +107,7 @@ def test_an_answer_that_ends_without_the_end_token_gets_one_and_only_one() -> No
 
 def test_a_token_that_would_span_the_boundary_is_encoded_as_a_generator_would_sample_it(smollm2: Any) -> None:
     joint = smollm2("The ca" + "t sat", add_special_tokens=False)["input_ids"]
-    prompt, [answer] = encoder(smollm2).group("q", "The ca", ["t sat"])
+    prompt, [(answer, _)] = encoder(smollm2).group("q", "The ca", ["t sat"])
     assert prompt + answer[:-1] != joint
     assert smollm2.decode(prompt) == "The ca"
     assert smollm2.decode(answer[:-1]) == "t sat"
@@ -206,6 +209,35 @@ def test_answers_that_a_template_trims_to_the_same_are_dropped_without_blaming_t
     group = Group(id="a", prompt=list(QUESTION), completions=["yes", "yes "], pairs=[(0, 1)])
     [(_, why)] = encoder(tokenizer)(batch_of([group])).dropped
     assert why == "completions 1 and 2 are to differ, and are the same 5 tokens"
+
+
+TURNS: list[Message] = [
+    {"role": "assistant", "content": "2+2="},
+    {"role": "user", "content": "4"},
+    {"role": "assistant", "content": "It is 4."},
+]
+
+
+def test_of_several_turns_the_assistants_are_learned_and_the_rest_is_heard() -> None:
+    tokenizer = byte_tokenizer()
+    batch = encoder(tokenizer)(batch_of([Group(id="a", prompt=QUESTION, completions=[TURNS])])).batch
+    assert tokenizer.decode(batch[TOKENS].tolist()) == "2+2=<|end|>It is 4.<|end|>"
+    assert tokenizer.decode(batch[HEARD].tolist()) == "<|user|>4<|end|><|assistant|>"
+    assert set(batch[HEARD_BEFORE].tolist()) == {5}
+    whole, _ = whole_answers(batch)
+    said = tokenizer.apply_chat_template([*QUESTION, *TURNS], tokenize=False)
+    assert tokenizer.decode([*batch[PROMPT_TOKENS].tolist(), *whole.tolist()]) == said
+
+
+def test_completions_of_turns_are_cut_and_compared_with_what_was_heard() -> None:
+    other: list[Message] = [TURNS[0], {"role": "user", "content": "5"}, TURNS[2]]
+    group = Group(id="a", prompt="ab", completions=[TURNS, other], pairs=[(0, 1)])
+    batch = encoder(byte_tokenizer(), max_tokens=9, truncate=True)(batch_of([group])).batch
+    assert (len(batch[TOKENS]), len(batch[HEARD])) == (12, 2)
+    [(_, why)] = encoder(byte_tokenizer(), max_tokens=6, truncate=True)(batch_of([group])).dropped
+    assert "are to differ, and are the same 4 tokens once cut" in why
+    [(_, why)] = encoder(byte_tokenizer())(batch_of([Group(id="a", prompt="ab", completions=[TURNS[1:2]])])).dropped
+    assert why == "in completion 1 the assistant says nothing"
 
 
 def test_a_tokenizer_without_a_template_refuses_chats_and_says_how_to_mend_it() -> None:

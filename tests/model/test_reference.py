@@ -14,8 +14,10 @@ from truing.events import Event, Notice
 from truing.fields import LOGPROBS_REF, Batch, Group, fields
 from truing.run import Run
 from truing_model.causal import CausalLm as Built
+from truing_model.encode import Encoder
 from truing_model.plugin import AdamW, CausalLm
 from truing_model.reference import ReferenceStore, fingerprint, group_keys
+from truing_model.scratch import byte_tokenizer
 from truing_preference.plugin import Dpo
 from truing_tensor.groups import batch_of, take
 
@@ -54,6 +56,16 @@ def test_a_group_is_asked_once_and_another_run_asks_nothing(
     assert torch.equal(other.annotate(batch, WANTED)[LOGPROBS_REF], first)
     assert not forwards
     assert torch.equal(again, take(batch.put(LOGPROBS_REF, first), [2, 0])[LOGPROBS_REF])
+
+
+def test_what_was_heard_between_the_same_words_is_another_question() -> None:
+    said = [
+        [{"role": role, "content": text} for role, text in zip(("assistant", "user", "assistant"), texts, strict=True)]
+        for texts in (("a", "x", "b"), ("a", "y", "b"), ("a", "x", "b"))
+    ]
+    groups = [Group(id=f"g{at}", prompt="q", completions=["c", turns]) for at, turns in enumerate(said)]
+    keys = group_keys(Encoder(byte_tokenizer(), 64, truncate=False)(batch_of(groups)).batch)
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_only_groups_that_are_not_known_are_asked(family_folder: Any, run: Run, forwards: list[Batch]) -> None:
