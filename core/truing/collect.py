@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
-import anyio
 import msgspec
 
 from truing.errors import RunFailed
@@ -62,7 +61,7 @@ async def _batch(sampling: Sampling, step: int, first: int, raw: Batch, folder: 
     """Sample, score and write down one batch; numbers to report of it. first: how many groups were read before it."""
     run, began = sampling.run, time.perf_counter()
     run.bus.publish(WaveAdmitted(phase=run.phase, wave=step, ids=list(raw[IDS])))
-    encoded = await anyio.to_thread.run_sync(sampling.stages.model.encode, sampling.text(raw))
+    encoded = await run.device.beside(sampling.stages.model.encode, sampling.text(raw))
     for group, reason in encoded.dropped:
         run.bus.publish(GroupDropped(phase=run.phase, id=group, reason=reason, wave=step))
     wave = Wave(step, first, encoded.batch)

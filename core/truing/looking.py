@@ -8,7 +8,6 @@ none is lost where a run goes on from a checkpoint.
 from __future__ import annotations
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from truing.errors import RunFailed
@@ -37,7 +36,7 @@ class Looking:
             return
         info = await open_source(self._holdout, "holdout", self._run)
         async for raw in self._holdout.batches(info.groups, 0):
-            encoded = await anyio.to_thread.run_sync(self._sampling.stages.model.encode, self._sampling.text(raw))
+            encoded = await self._run.device.beside(self._sampling.stages.model.encode, self._sampling.text(raw))
             if not encoded.batch[IDS]:
                 raise RunFailed(f"every prompt of the holdout {info.origin} was dropped: {encoded.dropped[0][1]}")
             self._held = self._look.asked(encoded.batch) if self._look else encoded.batch

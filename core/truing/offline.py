@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from truing.errors import RunFailed
@@ -57,7 +56,7 @@ async def _holdout(parts: Parts, run: Run) -> Batch | None:
         return None
     info = await open_source(parts.holdout, "holdout", run)
     async for raw in parts.holdout.batches(info.groups, 0):
-        encoded = await anyio.to_thread.run_sync(parts.model.encode, raw)
+        encoded = await run.device.beside(parts.model.encode, raw)
         if encoded.dropped:
             what = (
                 f"{len(encoded.dropped)} of {info.groups} groups of the holdout were dropped: {encoded.dropped[0][1]}"

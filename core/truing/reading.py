@@ -93,7 +93,7 @@ class Reading:
     async def _encoded(self, raw: Batch) -> Read:
         self._wave += 1
         self._admit(self._wave, raw[IDS])
-        encoded = await anyio.to_thread.run_sync(self._stages.model.encode, self._text(raw))
+        encoded = await self._run.device.beside(self._stages.model.encode, self._text(raw))
         for group, reason in encoded.dropped:
             self._run.bus.publish(GroupDropped(phase=self._run.phase, id=group, reason=reason, wave=self._wave))
         wave, size = Wave(self._wave, self._groups, encoded.batch), len(raw[IDS])

@@ -79,6 +79,10 @@ class DeviceThread:
         waiting = self._pool.submit(context.run, work, *args)
         return await anyio.to_thread.run_sync(waiting.result, abandon_on_cancel=leave)
 
+    async def beside(self, work: Callable[..., T], *args: object) -> T:
+        """Wait for work that is done beside it, in a thread of its own: encoding, for example."""
+        return await anyio.to_thread.run_sync(work, *args)
+
 
 @dataclass(frozen=True)
 class Run:

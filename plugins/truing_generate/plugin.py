@@ -142,6 +142,8 @@ class Engine(SamplingSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "engine"
     target: ClassVar[str] = "truing_generate.engine:Engine"
+    shares_device: ClassVar[bool] = True
+    """it samples on the device that learns, in turns with it"""
     offers: ClassVar = {**CompletionsSpec.offers, OPPONENT: "with opponents = 1"}
 
     seats: Annotated[int, Meta(ge=0, description="completions sampled at a time; 0: 64 on a CPU, 256 on a GPU")] = 0

@@ -25,6 +25,7 @@ class Process(GeneratorSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "process"
     target: ClassVar[str] = "truing_workers.process:Process"
+    shares_device: ClassVar[bool] = False
     shared_copies: ClassVar[int] = 2
     """of the weights, in memory that both processes see"""
 

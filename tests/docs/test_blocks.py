@@ -30,6 +30,7 @@ CHEAP = (
     "schema",
     "select",
     "show",
+    "simulate",
     "version",
 )
 RUN_FOR_REAL = "recipes/tiny/quickstart.toml"

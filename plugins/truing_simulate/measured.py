@@ -1,0 +1,163 @@
+"""What a run measured of its stages, and the pace that follows from one or several of them.
+
+How a piece of work depends on its size has two terms, one that is always there and one that grows with the tokens. Runs
+of different sizes tell them apart; of a single run, a share says how much of the time is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from truing.errors import Problem, UserError
+from truing.events import Event, GroupDropped, ModelSaved, PhaseStarted, StepDone, WaveAdmitted
+from truing.journal import Journal
+from truing_simulate.command import STAGES
+from truing_simulate.course import worked
+from truing_simulate.lengths import Lengths
+from truing_simulate.pace import Pace, rounds
+
+_WARM = 2
+"""waves and steps at the beginning that are left out: what is loaded, compiled and allocated then never is again"""
+_DIFFERENT = 1.5
+"""how many times larger the largest run must be for its terms to be told apart"""
+_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
+_DRAWS = 200
+"""waves that are drawn to know how many rounds one takes in the mean"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One phase of a run on one device that samples and one, or the same, that learns. seconds: of each piece of work,
+    by stage. groups, samples: of a wave. length: mean tokens of a completion. cut: share of them that is as long as may
+    be. dropped: share of groups that the estimator left out. weights: bytes of the model, 0: nobody says."""
+
+    origin: str
+    seconds: Mapping[str, Sequence[float]]
+    groups: int
+    samples: int
+    seats: int
+    length: float
+    cut: float
+    most: int
+    dropped: float
+    weights: float
+
+    def mean(self, stage: str) -> float:
+        """Mean seconds of a piece of work, 0 where there was none."""
+        return fmean(self.seconds[stage]) if self.seconds.get(stage) else 0.0
+
+
+class Shares(NamedTuple):
+    """What a single run does not tell: the share of sampling that is rounds, and of a step that more devices do not
+    make shorter. spread: of lengths, None: by what was cut."""
+
+    rounds: float = 0.5
+    serial: float = 0.05
+    spread: float | None = None
+
+
+def measured(folder: Path, phase: str, generators: Mapping[str, Any]) -> Measured:
+    """What a run measured of a phase, of its only online one if it has none of that name. generators: specs by their
+    names. Raises UserError."""
+    where = str(folder)
+    if not (folder / "events.jsonl").is_file():
+        raise UserError(Problem(where, "there is no events.jsonl here, so this is no run folder"))
+    everything = [event for _, event in Journal(folder).events()]
+    begun = [event for event in everything if isinstance(event, PhaseStarted) and "generator.use" in event.options]
+    names = list(dict.fromkeys(event.phase for event in begun))
+    name = phase if phase in names else names[0] if len(names) == 1 else None
+    if name is None:
+        what = f"none of its phases is called {phase!r}" if names else "none of its phases samples"
+        raise UserError(Problem(where, what, f"those that sample: {', '.join(names)}" if names else ""))
+    options = next(event.options for event in reversed(begun) if event.phase == name)
+    events = [event for event in everything if getattr(event, "phase", None) == name]
+    spec = generators.get(options["generator.use"])
+    return _of(where, events, options, getattr(spec, "shares_device", False))
+
+
+def _of(where: str, events: Sequence[Event], options: Mapping[str, Any], shared: bool) -> Measured:
+    steps = [event.metrics for event in events if isinstance(event, StepDone)][_WARM:]
+    works = [work for work in worked(events, shared) if work.wave or work.stage == "publish"]
+    seconds = {stage: [work.seconds for work in works if work.stage == stage][_WARM:] for stage in STAGES}
+    if len(steps) < 2 or not seconds["generate"]:
+        raise UserError(Problem(where, f"it has {len(steps) + _WARM} steps or fewer, too few to measure", "run longer"))
+    read = sum(len(event.ids) for event in events if isinstance(event, WaveAdmitted))
+    dropped = sum(1 for event in events if isinstance(event, GroupDropped) and "teach nothing" in event.reason)
+    saved = [event.facts for event in events if isinstance(event, ModelSaved)]
+    facts: Mapping[str, Any] = saved[-1] if saved else {}
+    return Measured(
+        origin=where,
+        seconds=seconds,
+        groups=int(options["loop.batch"]),
+        samples=int(option(options, "samples", 1)) + int(option(options, "opponents", 0)),
+        seats=int(option(options, "seats", 0)) or seats_of(facts.get("device", "")),
+        length=fmean(metrics["sample/length"] for metrics in steps),
+        cut=fmean(metrics.get("sample/cut", 0.0) for metrics in steps),
+        most=int(option(options, "max_new_tokens", 0)),
+        dropped=dropped / read,
+        weights=facts.get("parameters", 0) * _BYTES.get(facts.get("precision", ""), 4.0),
+    )
+
+
+def option(options: Mapping[str, Any], name: str, default: Any) -> Any:
+    """An option of the generator, or of the one inside of it."""
+    return options.get(f"generator.{name}", options.get(f"generator.generator.{name}", default))
+
+
+def seats_of(device: str) -> int:
+    """How many an engine has on a device unless it is told."""
+    return 64 if device == "cpu" else 256
+
+
+def pace_of(runs: Sequence[Measured], shares: Shares, most: int) -> Pace:
+    """The pace of the device that all of these runs were on. most: tokens of the longest completion there may be."""
+    first = runs[0]
+    lengths = Lengths.fitted(first.length, first.cut, first.most, shares.spread)
+    drawn = [Lengths.fitted(run.length, run.cut, run.most, shares.spread) for run in runs]
+    rounded = [_rounds(run, one) for run, one in zip(runs, drawn, strict=True)]
+    tokens = [run.length * run.groups * run.samples for run in runs]
+    learned = [count * (1 - run.dropped) for count, run in zip(tokens, runs, strict=True)]
+    round_seconds, token_seconds = _terms(rounded, tokens, [run.mean("generate") for run in runs], shares.rounds)
+    step, token = _terms([1.0] * len(runs), learned, [run.mean("learn") for run in runs], shares.serial)
+    return Pace(
+        lengths=lengths._replace(most=most),
+        round_seconds=round_seconds,
+        token_seconds=token_seconds,
+        score_seconds=fmean(run.mean("score") / (run.groups * run.samples) for run in runs),
+        step_seconds=step,
+        learn_seconds=token,
+        publish_seconds=fmean(run.mean("publish") for run in runs),
+        weights=first.weights,
+        dropped=fmean(run.dropped for run in runs),
+        noise={
+            stage: [each / run.mean(stage) for run in runs for each in run.seconds.get(stage, ()) if each]
+            for stage in STAGES
+        },
+    )
+
+
+def _rounds(run: Measured, lengths: Lengths) -> float:
+    """How many rounds a wave of it takes in the mean."""
+    waves = (lengths.draw(list(range(at * run.groups, (at + 1) * run.groups)), run.samples) for at in range(_DRAWS))
+    return fmean(rounds(wave.ravel(), run.seats) for wave in waves)
+
+
+def _terms(
+    ones: Sequence[float], tokens: Sequence[float], seconds: Sequence[float], share: float
+) -> tuple[float, float]:
+    """Seconds of each term, neither of them below 0: by least squares of the relative error where sizes differ."""
+    if max(tokens) < _DIFFERENT * min(tokens):
+        whole = fmean(seconds)
+        return share * whole / fmean(ones), (1 - share) * whole / fmean(tokens)
+    x, y = (np.array(some) / np.array(seconds) for some in (ones, tokens))
+    found, *_ = np.linalg.lstsq(np.stack([x, y], axis=1), np.ones(len(seconds)), rcond=None)
+    first, second = map(float, found)
+    if first < 0:
+        return 0.0, float(y.sum() / (y @ y))
+    return (float(x.sum() / (x @ x)), 0.0) if second < 0 else (first, second)

@@ -1,0 +1,203 @@
+"""Stages that take the time they are told to and write nothing, for the loop that trains for real.
+
+Times are divided by `unit`: the loop looks up twenty times a second, and needs no more of that than a few times a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import anyio
+import numpy as np
+
+from truing.fields import (
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    PROMPTS,
+    SCORES,
+    SEEDS,
+    SEQ,
+    TOKENS,
+    VERSION,
+    Batch,
+    Field,
+    Fields,
+    fields,
+)
+from truing.groups import part
+from truing.protocols import DataInfo, DeclaredLoss, Encoded, LossValue
+from truing.run import Run
+from truing_simulate.clock import Device
+from truing_simulate.pace import Counts, Pace, Places
+
+LENGTH: Field[list[int]] = Field("simulated_length", "seq", "int64")
+LUCK: Field[list[float]] = Field("simulated_luck", "group")
+
+
+class Work(NamedTuple):
+    """A piece of work, by the simulated time. busy: the share of the devices that were at work."""
+
+    stage: str
+    began: float
+    seconds: float
+    busy: float = 1.0
+
+
+@dataclass
+class Stage:
+    """What every stage knows. works: what was done. drawn: lengths by the seeds of their groups."""
+
+    pace: Pace
+    places: Places
+    samples: int
+    unit: float
+    run: Run
+    works: list[Work]
+    drawn: dict[tuple[int, ...], Counts]
+
+    def noisy(self, stage: str, seconds: float) -> float:
+        """Seconds as they vary from one time to the next: as they did where they were measured, from some time on."""
+        noise = self.pace.noise.get(stage, ())
+        at = self.run.seed_for("noise", stage) + sum(work.stage == stage for work in self.works)
+        return seconds * noise[at % len(noise)] if noise else seconds
+
+    async def takes(self, stage: str, seconds: float, busy: float = 1.0) -> None:
+        """Let time pass."""
+        began = anyio.current_time()
+        await anyio.sleep(seconds / self.unit)
+        self.works.append(Work(stage, began * self.unit, seconds, busy))
+
+
+class Endless:
+    """A source of prompts that never runs dry."""
+
+    async def open(self) -> DataInfo:
+        return DataInfo(name="simulated", digest="", groups=2**40, skipped=0, origin="nowhere")
+
+    async def batches(self, size: int, epoch: int) -> AsyncIterator[Batch]:
+        at = 0
+        while True:
+            names = [str(number) for number in range(at, at + size)]
+            yield Batch({IDS: names, PROMPTS: names, COMPLETIONS: [], GROUP: []})
+            at += size
+
+
+@dataclass
+class Weights:
+    version: int
+    origin: str = ""
+
+
+class Learner:
+    """A model whose steps cost what the pace says. It is the device that lets time pass: `seconds`."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.version = 0
+
+    def encode(self, batch: Batch) -> Encoded:
+        return Encoded(batch)
+
+    def attach(self, optimizer: object, steps: int) -> None: ...
+
+    def annotate(self, batch: Batch, wanted: Fields) -> Batch:
+        return batch
+
+    def learn(self, batch: Batch, loss: object) -> Mapping[str, float]:
+        self.version += 1
+        return {"tokens": float(sum(batch[LENGTH]))}
+
+    def weights(self) -> Any:
+        return Weights(self.version)
+
+    def seconds(self, work: str, *args: object) -> float:
+        """What a piece of work takes of the clock."""
+        if work != "_learn":
+            return 0.0
+        stage, batch = self._stage, cast(Batch, args[1])
+        seconds = stage.noisy("learn", stage.pace.learn(np.array(batch[LENGTH]), stage.places))
+        stage.works.append(Work("learn", anyio.current_time() * stage.unit, seconds))
+        return seconds / stage.unit
+
+
+class Sampler:
+    """Completions of random lengths, and nothing in them."""
+
+    def __init__(self, stage: Stage, device: Device) -> None:
+        self._stage, self._device = stage, device
+        self._talking = anyio.Lock()
+        self._version = -1
+
+    async def sync_weights(self, weights: Weights) -> None:
+        """They wait for what is sampled from those before."""
+        async with self._talking:
+            stage = self._stage
+            await stage.takes("publish", stage.noisy("publish", stage.pace.publish(stage.places)))
+            self._version = weights.version
+
+    async def generate(self, batch: Batch) -> Batch:
+        """In turns with learning where both are on the same devices."""
+        async with self._talking:
+            if not self._stage.places.shared:
+                return await self._sampled(batch)
+            async with self._device.free:
+                return await self._sampled(batch)
+
+    async def _sampled(self, batch: Batch) -> Batch:
+        stage, seeds = self._stage, tuple(batch[SEEDS])
+        if seeds not in stage.drawn:
+            stage.drawn[seeds] = stage.pace.lengths.draw(list(seeds), stage.samples)
+        lengths = stage.drawn[seeds]
+        wave = stage.pace.generate(lengths, stage.places)
+        await stage.takes("generate", stage.noisy("generate", wave.seconds), wave.busy)
+        count = lengths.size
+        return batch.put_all(
+            {
+                COMPLETIONS: [""] * count,
+                GROUP: [at // stage.samples for at in range(count)],
+                TOKENS: [],
+                SEQ: [],
+                VERSION: [self._version] * count,
+                LENGTH: lengths.ravel().tolist(),
+                LUCK: [stage.run.seed_for("luck", seed) % 10**6 / 10**6 for seed in seeds],
+            }
+        )
+
+
+class Scorer:
+    """Scores that say nothing."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    async def score(self, batch: Batch) -> Batch:
+        count = len(batch[COMPLETIONS])
+        seconds = self._stage.pace.score(count, self._stage.places)
+        await self._stage.takes("score", self._stage.noisy("score", seconds))
+        return batch.put(SCORES, [0.0] * count)  # pyright: ignore[reportArgumentType]
+
+
+class Chooser:
+    """Leaves out as many groups as an estimator did."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._dropped = stage.pace.dropped
+
+    def estimate(self, batch: Batch) -> Batch:
+        kept = [at for at, luck in enumerate(batch[LUCK]) if luck >= self._dropped]
+        return batch if len(kept) == len(batch[IDS]) else part(batch, kept)
+
+
+class Still:
+    """An optimizer that moves nothing."""
+
+    clip = 0.0
+
+    def over(self, parameters: object, steps: int) -> Any:
+        raise AssertionError("nothing is moved")
+
+
+NO_LOSS = DeclaredLoss(lambda batch: LossValue({}), fields())
