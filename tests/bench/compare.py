@@ -3,8 +3,9 @@
     python -m tests.bench.compare --task dpo --config default --steps 6 --json
 
 The workload and TRL's side are scripts that are not part of the project: BENCH_SCRIPTS names their folder; if it is not
-set, `../shared/bench` beside the project. `default` is TRL as a user would run it on a CPU in fp32, `tuned` the best
-configuration found: reference log-probabilities precomputed, no gradient checkpointing, small micro-batches.
+set, `../shared/bench` beside the project. `default` is TRL as a user would run it on a CPU in fp32; `again` is the same
+from the second epoch on, where truing knows its reference and TRL asks it anew; `tuned` is the best configuration
+found: reference log-probabilities precomputed, no gradient checkpointing, small micro-batches.
 
 `--allocator own` leaves the allocator of each side as it is: truing asks for freed memory to be kept by itself, TRL
 does not. By default both keep it.
@@ -53,7 +54,7 @@ def main() -> int:
     """Both sides in turn, `rounds` times; the last line printed is the comparison as JSON."""
     options = argparse.ArgumentParser(prog="python -m tests.bench.compare")
     options.add_argument("--task", choices=TASKS, required=True)
-    options.add_argument("--config", choices=("default", "tuned"), default="default")
+    options.add_argument("--config", choices=("default", "again", "tuned"), default="default")
     options.add_argument("--steps", type=int, default=6)
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--allocator", choices=("same", "own"), default="same")
@@ -92,8 +93,8 @@ def prepare(folder: Path) -> None:
 
 
 def truing(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Our side. Against a TRL that precomputed its reference, ours is known, too: a second epoch on the same data."""
-    known = ["--reference-known"] if given.config == "tuned" and given.task in ("dpo", "kto") else []
+    """Our side. Its reference is known from the second epoch on, and against a TRL that precomputed its own."""
+    known = ["--reference-known"] if given.config != "default" and given.task in ("dpo", "kto") else []
     command = ["-m", "tests.bench.truing_side", "--task", given.task, "--folder", str(folder), *size(given), *known]
     return run([sys.executable, *command], folder, given.allocator)
 
@@ -104,7 +105,8 @@ def trl(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tuned = [part.format(batch=batch) for part in TUNED[given.task]] if given.config == "tuned" else []
     sets = [argument for part in tuned for argument in ("--set", part)]
     script = SCRIPTS / f"trl_{'grpo' if given.task == 'generate' else given.task}.py"
-    seen = run([sys.executable, str(script), *size(given), "--config", given.config, *sets], folder, given.allocator)
+    config = "tuned" if given.config == "tuned" else "default"
+    seen = run([sys.executable, str(script), *size(given), "--config", config, *sets], folder, given.allocator)
     if "gen_tokens_per_s" in seen:
         seen["new_tokens_per_s"] = seen["gen_tokens_per_s"]
     return seen

@@ -32,9 +32,11 @@ NAMES = {
 }
 RUNS = [(task, config, "same") for task in TASKS for config in ("default", "tuned")]
 RUNS.remove(("generate", "tuned", "same"))
+RUNS += [("dpo", "again", "same"), ("kto", "again", "same")]
 RUNS += [(task, "default", "own") for task in ("dpo", "sft", "reward", "grpo")]
 AGAINST = {
     ("default", "same"): "as a user runs it",
+    ("again", "same"): "as a user runs it, from the second epoch on",
     ("tuned", "same"): "at its best",
     ("default", "own"): "as a user runs it, its own allocator",
 }
