@@ -9,7 +9,6 @@ rest is arithmetic:
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import sys
@@ -50,15 +49,13 @@ from truing_model.encode import Encoder
 from truing_model.head import CHUNK, KEPT
 from truing_model.layout import cut_into_pieces, lengths_of
 from truing_model.loading import load_tokenizer, origin
+from truing_model.memory import Company, memory as held, sampling
 from truing_model.scratch import write_scratch
 from truing_model.trial import Moved, Outline, Tried, layers_alone
 
 _LOSS_SECONDS = 1e-3
 """what a loss takes for each piece, and the bookkeeping of a step besides"""
 
-_LOOSE = 0.75
-"""what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
-on runs of SmolLM2 with all weights and through LoRA, after some steps"""
 _BUSY = 0.5
 """a load for each core from which measured times say little"""
 
@@ -83,16 +80,17 @@ def plan(
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
     cut = _steps(outline, tokenizer, batches, phase)
     largest = max((piece for step in cut for piece in step.pieces), key=lambda piece: piece.rows)
-    tried, moved = outline.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
+    company = Company.of(outline, phase, earlier, lambda model: _shape(model, earlier))
+    tried, moved = company.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
     memory = {
         "libraries": libraries,
-        **_memory(outline, reference, tried, moved, largest),
-        **_sampling(outline, phase, cut, libraries),
+        **held(company, reference, tried, moved, largest.targets),
+        **sampling(outline, phase, [step.batch for step in cut], libraries),
     }
     # In a step of one piece, gradients come as activations go.
     apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
-    speed = _Speed(outline, tried, moved, largest, outline.head(largest.targets))
+    speed = _Speed(company, tried, moved, largest, outline.head(largest.targets))
     # What the reference says of a group is kept, so it is asked in the first pass; of what is sampled it is not.
     asked = 1.0 if phase.generator else min(steps, per_epoch) / steps
     asked *= reference.size.costs.token / outline.size.costs.token if reference else 1.0
@@ -101,8 +99,8 @@ def plan(
     looks = 0 if phase.generator else looks
     looked = looks / fmean(len(step.batch[IDS]) for step in cut) * fmean(map(speed.look, cut))
     return Estimate(
-        parameters=outline.size.parameters,
-        trained=outline.size.trained,
+        parameters=sum(model.size.parameters for model in company.learning),
+        trained=sum(model.size.trained for model in company.learning),
         memory={part: count for part, count in memory.items() if count},
         peak=sum(memory.values()) - apart,
         free=_free(outline.device),
@@ -112,19 +110,19 @@ def plan(
     )
 
 
-def kv_cache(config: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of so many tokens: those of a prompt once, and of every completion under way."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    each = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * each * tokens * dtype.itemsize
-
-
 def beginning(spec: ModelSpec, earlier: Mapping[str, ModelSpec]) -> plugin.LanguageModelSpec | None:
     """The model whose shape and tokenizer a model has: its own, or that of the phase it goes on from."""
     while (path := getattr(spec, "path", "")).startswith("@"):
         spec = earlier[path[1:]]
     return spec if isinstance(spec, plugin.LanguageModelSpec) else None
+
+
+def _shape(
+    spec: ModelSpec, earlier: Mapping[str, ModelSpec]
+) -> tuple[plugin.LanguageModelSpec, PreTrainedConfig] | None:
+    """The model that one begins from, and its shape; None if it is none of ours. Raises UserError."""
+    source = beginning(spec, earlier)
+    return (source, _opened(source)[1]) if source else None
 
 
 class Piece(NamedTuple):
@@ -241,55 +239,13 @@ def _cut(outline: Outline, batch: Batch, encoding: float) -> Step | None:
     return Step(batch, pieces, found.cut, encoding + seconds)
 
 
-def _memory(outline: Outline, reference: Outline | None, tried: Tried, moved: Moved, piece: Piece) -> dict[str, int]:
-    """Bytes by what they are for, while the largest piece is learned from."""
-    size = outline.size
-    halves = 2 if getattr(outline.spec, "reference_dtype", "") == "bf16" else 4
-    elsewhere = getattr(outline.spec, "reference_device", "auto") not in ("auto", outline.device.type)
-    return {
-        "weights": size.weights,
-        "reference": halves * reference.size.base if reference and not elsewhere else 0,
-        "optimizer": moved.bytes(size.trained, size.tensors),
-        # The table of words gets one gradient as input and one as output, and they meet at the end.
-        "gradients": size.gradients + (0 if outline.spec.lora_rank else 4 * size.table),
-        "activations": int(tried.kept + tried.layer),
-        "unused heap": int(_LOOSE * (tried.kept + tried.layer)) if outline.device.type == "cpu" else 0,
-        "vocabulary": vocabulary_bytes(piece.targets, size.words),
-    }
-
-
 def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | None:
     """The model beside the one that learns that answers as the reference, if there is one. Raises UserError."""
     named = getattr(outline.spec, "reference", "")
     if LOGPROBS_REF not in outline.wanted or (outline.spec.lora_rank and not named):
         return None
-    source = beginning(plugin.CausalLm(path=named), earlier) if named else None
-    if source is None:
-        return outline
-    return Outline(plugin.CausalLm(path=named), source, _opened(source)[1], outline.wanted, outline.device)
-
-
-def _sampling(outline: Outline, phase: Phase, cut: Sequence[Step], libraries: int) -> dict[str, int]:
-    """What a generator takes that samples on this machine: a copy of the model, and the keys of what it writes; as much
-    again if an opponent listens to the reference. In a process of its own also what that takes, and weights on the way.
-    """
-    seats = getattr(phase.generator, "seats", None)
-    if seats is None:
-        return {}
-    dtype = torch.bfloat16 if outline.bf16 else torch.float32
-    seats = seats or (64 if outline.device.type == "cpu" else 256)
-    opponents = getattr(phase.generator, "opponents", 0)
-    copies = 2 if opponents and getattr(phase.generator, "mixture", 0.0) else 1
-    group = getattr(phase.generator, "samples", 1) + opponents
-    written = min(seats, group * max(len(step.batch[IDS]) for step in cut))
-    written *= getattr(phase.generator, "max_new_tokens", 0)
-    prompts = max(len(step.batch[PROMPT_TOKENS]) for step in cut)
-    cache = kv_cache(outline.config, written + prompts, dtype)
-    memory = {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
-    shared = getattr(phase.generator, "shared_copies", 0)
-    if shared and outline.device.type == "cpu":
-        memory |= {"its process": libraries, "shared weights": (shared + copies - 1) * outline.size.weights}
-    return memory
+    found = _shape(plugin.CausalLm(path=named), earlier) if named else None
+    return Outline(plugin.CausalLm(path=named), *found, outline.wanted, outline.device) if found else outline
 
 
 def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:
@@ -309,17 +265,10 @@ def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:
     return encoded.put_all(longest)
 
 
-def vocabulary_bytes(tokens: int, words: int) -> int:
-    """Logits and what is made of them: a chunk at a time, and the first ones kept for the backward pass."""
-    chunk = 4 * words * min(tokens, CHUNK)
-    kept = min(math.ceil(tokens / CHUNK), KEPT // chunk) * chunk if tokens else 0
-    return kept + (3 if tokens > CHUNK else 2) * chunk - (chunk if 0 < tokens <= CHUNK and kept else 0)
-
-
 class _Speed(NamedTuple):
     """Seconds of the parts of a step, off a trial on one piece. head: per token that reaches it, to learn, to look."""
 
-    outline: Outline
+    company: Company
     tried: Tried
     moved: Moved
     piece: Piece
@@ -334,14 +283,14 @@ class _Speed(NamedTuple):
 
     def vocabulary(self, step: Step) -> float:
         """What was not kept is made twice."""
-        kept = KEPT // (4 * self.outline.size.words * CHUNK) * CHUNK or CHUNK
+        kept = KEPT // (4 * self.company.policy.size.words * CHUNK) * CHUNK or CHUNK
         again = sum(max(piece.targets - kept, 0) for piece in step.pieces)
         return self.head[0] * sum(piece.targets for piece in step.pieces) + self.head[1] * again
 
     def moving(self, step: Step) -> float:
         """The optimizer, and the gradient of the table of words, which is as large as the table for each piece."""
-        table = 0 if self.outline.spec.lora_rank else self.outline.size.table
-        return self.moved.seconds * (self.outline.size.trained + table * len(step.pieces) / 2)
+        learning = self.company.learning
+        return self.moved.seconds * sum(each.size.trained + each.table * len(step.pieces) / 2 for each in learning)
 
     def _times(self, step: Step) -> float:
         return sum(piece.cost for piece in step.pieces) / self.piece.cost
@@ -384,8 +333,6 @@ def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
     ]
     if phase.generator:
         found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
-    if getattr(phase.model, "critic", None):
-        found.append("the critic is not in it: it takes about what the policy's layers do")
     if outline.narrower > 1:
         found.append(f"measured on layers {outline.narrower} times narrower: times are rough")
     elif outline.device.type == "cpu" and os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1):

@@ -117,6 +117,11 @@ class Outline:
         return isinstance(self.spec, plugin.RewardModel)
 
     @property
+    def table(self) -> int:
+        """Weights of the vocabulary's matrix that get a gradient of their own."""
+        return 0 if self.spec.lora_rank else self.size.table
+
+    @property
     def budget(self) -> int:
         return self.spec.micro_tokens or tokens_at_once(self.device.type)
 

@@ -213,6 +213,43 @@ def test_a_phase_that_samples_counts_its_generator_and_completions_as_long_as_th
     assert sampled["tokens"] > rl.loop.batch * generator.samples * generator.max_new_tokens
 
 
+def learned_by_ppo(name: str, critic: dict[str, Any] | None, **scorer: str) -> str:
+    start = f"phase.{name}."
+    lone = [table(f"{start}model.critic", "reward-model", **critic)] if critic else []
+    return "\n".join(
+        [
+            table(f"{start}source", "jsonl", path="rows.jsonl", prompt="prompt", completion="chosen"),
+            table(f"{start}model", "policy", path="@sft", lora_rank=2, value_head=critic is None),
+            *lone,
+            table(f"{start}model.advantage", "gae"),
+            table(f"{start}generator", "scripted", lines=["a"], samples=2, max_new_tokens=4),
+            table(f"{start}scorer", "reward-model", path="@reward", **scorer),
+            table(f"{start}optimizer", "adamw"),
+            table(f"{start}loss", "ppo"),
+            table(f"{start}loop", "", batch=4, steps=2),
+        ]
+    )
+
+
+def test_what_a_critic_and_a_reward_model_hold_as_one_with_the_policy_is_counted_once(told):
+    sft, reward, head, critic, apart = told(
+        phase("scratch-lm", start="phase.sft.", loss="simpo", **SHAPE),
+        phase("reward-model", start="phase.reward.", loss="bradley-terry", path="@sft", lora_rank=4),
+        learned_by_ppo("head", None, trunk="@sft"),
+        learned_by_ppo("critic", {"path": "@sft", "lora_rank": 4}, trunk="@sft"),
+        learned_by_ppo("apart", {"path": "@reward"}),
+    )
+    base, adapter = 4 * sft["parameters"], 4 * reward["trained"]
+    assert [one["memory"]["weights"] - base for one in (head, critic)] == [4 * one["trained"] for one in (head, critic)]
+    assert critic["trained"] == head["trained"] - SHAPE["width"] - 1 + reward["trained"]
+    assert head["memory"]["scorers"] == critic["memory"]["scorers"] == adapter
+    whole = base + 4 * SHAPE["width"]
+    assert apart["memory"]["scorers"] == whole
+    assert apart["memory"]["weights"] == whole + head["memory"]["weights"] - 4 * (SHAPE["width"] + 1)
+    assert critic["memory"]["activations"] > 1.5 * head["memory"]["activations"]
+    assert critic["seconds"]["layers"] > head["seconds"]["layers"]
+
+
 def test_a_named_reference_is_counted_by_its_own_shape(told):
     small, large = ({"width": 32, "layers": layers, "heads": 2} for layers in (1, 5))
     one, two, three = told(
@@ -293,7 +330,7 @@ def test_a_cache_of_keys_is_as_large_as_transformers_makes_it(here, written):
     import torch
     from transformers import DynamicCache
 
-    from truing_model.planning import kv_cache
+    from truing_model.memory import kv_cache
 
     written(phase("scratch-lm", **SHAPE))
     model = built(here)[1].network.base

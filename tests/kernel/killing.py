@@ -2,7 +2,8 @@
 
     python killing.py FOLDER KILLS SEED
 
-Torch is imported once and each go is a fork of this process. Every other run samples ahead. A kill comes after a
+Torch is imported once and each go is a fork of this process. Of three runs one samples ahead, and in one an environment
+answers. A kill comes after a
 random time, or at a moment that is hard to hit by chance: while a checkpoint is written or renamed, while the
 sampler takes new weights, between sampling and learning, between a step and its event, and when the best look is kept.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from echo import Echo
 
 RECIPE = """
 name = "kills"
@@ -55,9 +57,10 @@ nats = 0.01
 [generator]
 use = "engine"
 samples = {samples}
-max_new_tokens = 5
+max_new_tokens = {length}
 dtype = "fp32"
 device = "cpu"
+{environment}
 
 [scorer]
 use = "match"
@@ -76,6 +79,8 @@ staleness = {staleness}
 refill = {refill}
 """
 PRINTABLE = "".join(map(chr, range(32, 127)))
+WAYS = ("in turn", "ahead", "answered")
+"""to go on: sampling and learning in turn, sampling ahead, and in turn with an environment that answers"""
 MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event", "best")
 
 
@@ -114,15 +119,15 @@ def go(folder: Path, *, resumed: bool, moment: str = "", hit: int = 0) -> int:
         return child
     from truing.conduct import conduct
     from truing.journal import Journal
-    from truing.plugins import discover
     from truing.recipe import load
     from truing.run import Stop
+    from truing.testing import with_specs
 
     status = 1
     try:
         if moment:
             die_at(moment, hit)
-        plugins = discover()
+        plugins = with_specs(Echo)
         recipe = load(folder / "resolved.toml", plugins)
         status = int(anyio.run(conduct, recipe, Journal(folder), plugins, Stop(), (), resumed) != "finished")
     finally:
@@ -134,11 +139,10 @@ def ended(child: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def fresh(root: Path, name: str, staleness: int) -> Path:
+def fresh(root: Path, name: str, way: str) -> Path:
     """The folder of a run that has not begun."""
     from truing.journal import Journal
-    from truing.plugins import discover
-    from truing.recipe import read
+    from truing.testing import recipe
 
     rows = root / "rows.jsonl"
     # Whatever a fresh model writes is somewhat like these, more or less: so the weights move from the first step on.
@@ -146,9 +150,13 @@ def fresh(root: Path, name: str, staleness: int) -> Path:
     rows.write_text("".join(json.dumps(row) + "\n" for row in told))
     # Taking turns, groups that score alike are dropped and others read instead: the same ones, whenever it is killed.
     dropping = {"advantage": 'use = "dynamic-sampling"\nof = { use = "group-relative" }', "refill": 2, "samples": 2}
-    way = {"advantage": 'use = "group-relative"', "refill": 0, "samples": 4} if staleness else dropping
-    recipe = read(RECIPE.format(rows=rows, staleness=staleness, **way), name, discover())
-    return Journal.create(root / name, recipe, {}).folder
+    plain = {"advantage": 'use = "group-relative"', "refill": 0, "samples": 4}
+    ways = {
+        "in turn": {**dropping, "staleness": 0, "length": 5, "environment": ""},
+        "ahead": {**plain, "staleness": 2, "length": 5, "environment": ""},
+        "answered": {**plain, "staleness": 0, "length": 8, "environment": '[generator.environment]\nuse = "echo"'},
+    }
+    return Journal.create(root / name, recipe(RECIPE.format(rows=rows, **ways[way]), Echo), {}).folder
 
 
 def came_to(folder: Path) -> dict[str, Any]:
@@ -168,14 +176,15 @@ def came_to(folder: Path) -> dict[str, Any]:
                 steps[event.step].append(event)
             case _:
                 pass
-    ages = [event.metrics["sample/staleness"] for event in events if isinstance(event, StepDone)]
+    metrics = [event.metrics for event in events if isinstance(event, StepDone)]
     weights = folder / "model" / "model.safetensors"
     return {
         "status": Journal(folder).read().status,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "steps": {step: [[it.ids for it in waves], [it.digest for it in waves]] for step, waves in steps.items()},
         "ends": sorted(ends(events).items()),
-        "oldest": max(ages),
+        "oldest": max(each["sample/staleness"] for each in metrics),
+        "turns": max(each.get("sample/turns", 1.0) for each in metrics),
         "best": [event.step for event in events if isinstance(event, BestKept)][-1],
         "checkpoints": len(list(folder.rglob("checkpoints"))),
     }
@@ -192,14 +201,14 @@ def main(root: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     chance = random.Random(seed)
     began = time.monotonic()
-    for staleness in (0, 2):
-        whole = fresh(root, f"whole{staleness}", staleness)
+    for way in WAYS:
+        whole = fresh(root, f"whole {way}", way)
         assert ended(go(whole, resumed=False)), "the run that nobody kills does not finish"
-        print(json.dumps({"staleness": staleness} | came_to(whole)), flush=True)
-    took = (time.monotonic() - began) / 2
+        print(json.dumps({"way": way} | came_to(whole)), flush=True)
+    took = (time.monotonic() - began) / len(WAYS)
     for kill in range(kills):
-        staleness = 2 * (kill % 2)
-        folder = fresh(root, f"kill{kill}", staleness)
+        way = WAYS[kill % len(WAYS)]
+        folder = fresh(root, f"kill{kill}", way)
         moment = chance.choice(MOMENTS)
         child = go(folder, resumed=False, moment=moment, hit=chance.randint(1, 6))
         after = chance.uniform(0.0, took)
@@ -208,7 +217,7 @@ def main(root: Path, kills: int, seed: int) -> None:
             os.kill(child, signal.SIGKILL)
         died = not ended(child)
         finished = not died or ended(go(folder, resumed=True))
-        told = {"staleness": staleness, "moment": moment or f"{after:.2f} s", "died": died, "finished": finished}
+        told = {"way": way, "moment": moment or f"{after:.2f} s", "died": died, "finished": finished}
         print(json.dumps(told | (came_to(folder) if finished else {})), flush=True)
 
 

@@ -19,7 +19,7 @@ from truing.journal import Journal, PhaseFolder, Position
 from truing.testing import TOY_RECIPE, TOYS, recipe, run_recipe
 
 KILLING = Path(__file__).with_name("killing.py")
-KILLS = 5
+KILLS = 6
 
 
 def test_killed_at_random_moments_a_run_goes_on_to_where_it_would_have_come(tmp_path: Path) -> None:
@@ -34,21 +34,22 @@ def test_killed_at_random_moments_a_run_goes_on_to_where_it_would_have_come(tmp_
     )
     assert asked.returncode == 0, asked.stderr
     runs: list[dict[str, Any]] = [json.loads(line) for line in asked.stdout.splitlines()]
-    whole = {run["staleness"]: run for run in runs[:2]}
-    assert len(runs) == KILLS + 2
-    assert sum(run["died"] for run in runs[2:]) >= 2
-    for run in runs[2:]:
-        told = f"staleness {run['staleness']}, killed at {run['moment']}"
+    whole = {run["way"]: run for run in runs[:3]}
+    assert len(runs) == KILLS + 3
+    assert whole["answered"]["turns"] > 1
+    assert sum(run["died"] for run in runs[3:]) >= 3
+    for run in runs[3:]:
+        told = f"{run['way']}, killed at {run['moment']}"
         assert run["finished"], told
         assert (run["status"], run["checkpoints"]) == ("finished", 0), told
-        assert run["oldest"] <= run["staleness"], told
-        uninterrupted = whole[run["staleness"]]
-        # What each step learned from is the same prompts; with staleness 0 the same completions and weights, too.
+        assert run["oldest"] <= 2 * (run["way"] == "ahead"), told
+        uninterrupted = whole[run["way"]]
+        # What each step learned from is the same prompts; taking turns the same completions and weights, too.
         assert {step: ids for step, (ids, _) in run["steps"].items()} == {
             step: ids for step, (ids, _) in uninterrupted["steps"].items()
         }, told
         assert run["ends"] == uninterrupted["ends"], told
-        if run["staleness"] == 0:
+        if run["way"] != "ahead":
             assert run["steps"] == uninterrupted["steps"], told
             assert (run["weights"], run["best"]) == (uninterrupted["weights"], uninterrupted["best"]), told
 

@@ -1,0 +1,149 @@
+"""What a phase holds in memory, for a plan: the model that learns, a critic beside it, the models that score, what a
+generator takes. What several models hold frozen, and hold as one, is counted once, as `trunk` has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from msgspec.structs import replace
+from transformers import PreTrainedConfig
+
+from truing.fields import IDS, PROMPT_TOKENS, Batch, fields
+from truing.recipe import Phase
+from truing.stage import ModelSpec, within
+from truing_model import plugin
+from truing_model.head import CHUNK, KEPT
+from truing_model.menu_divergence import Divergence
+from truing_model.menu_process import ProcessScorer
+from truing_model.trial import Moved, Outline, Tried
+
+_LOOSE = 0.75
+"""what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
+on runs of SmolLM2 with all weights and through LoRA, after some steps"""
+
+Shape = Callable[[plugin.LanguageModelSpec], tuple[plugin.LanguageModelSpec, PreTrainedConfig] | None]
+"""The model that one begins from, and its shape; None if it is none of ours."""
+
+
+class Company(NamedTuple):
+    """The models of a phase that are on one device. learning: the policy, or whatever learns, and a critic."""
+
+    learning: list[Outline]
+    scorers: list[Outline]
+
+    @classmethod
+    def of(cls, policy: Outline, phase: Phase, earlier: Mapping[str, ModelSpec], shape: Shape) -> Company:
+        """Those of a phase. Raises UserError."""
+
+        def outlined(spec: plugin.LanguageModelSpec) -> Outline | None:
+            found = shape(spec)
+            if found is None or spec.device not in ("auto", policy.device.type):
+                return None
+            return Outline(spec, *found, fields(), policy.device)
+
+        critic = getattr(phase.model, "critic", None)
+        beside = [outlined(critic)] if critic else []
+        scorers = map(outlined, _scoring(phase, earlier))
+        return cls([policy, *filter(None, beside)], [scorer for scorer in scorers if scorer])
+
+    @property
+    def policy(self) -> Outline:
+        """The model that learns."""
+        return self.learning[0]
+
+    def tried(self, piece: Batch, rows: int) -> Tried:
+        """What a piece takes of all that learn."""
+        each = [model.tried(piece, rows) for model in self.learning]
+        return Tried(*map(sum, zip(*each, strict=True)))
+
+    def weights(self) -> dict[str, int]:
+        """Bytes of weights."""
+        held = set[Any]()
+        learning = sum(_own(model, held) for model in self.learning)
+        return {"weights": learning, "scorers": sum(_own(model, held) for model in self.scorers)}
+
+
+def _own(model: Outline, held: set[Any]) -> int:
+    """Bytes of a model's weights, but for a trunk that is `held` already."""
+    trunk = (getattr(model.spec, "path", ""), model.held)
+    if model.spec.lora_rank and trunk in held:
+        return model.size.gradients
+    if model.spec.lora_rank:
+        held.add(trunk)
+    return model.size.weights
+
+
+def _scoring(phase: Phase, earlier: Mapping[str, ModelSpec]) -> Iterator[plugin.LanguageModelSpec]:
+    """The models that score."""
+    for _, spec in within(phase.scorer) if phase.scorer else ():
+        if not isinstance(spec, plugin.RewardScorer | ProcessScorer | Divergence):
+            continue
+        options: dict[str, Any] = {"dtype": spec.dtype, "device": spec.device}
+        # Of an average the first model stays.
+        path = spec.path if isinstance(spec.path, str) else spec.path[0]
+        made = earlier.get(path.removeprefix("@"))
+        if isinstance(spec, Divergence):
+            yield plugin.CausalLm(path=path, **options)
+        elif isinstance(spec, plugin.RewardScorer) and spec.trunk and isinstance(made, plugin.RewardModel):
+            yield replace(made, path=spec.trunk, **options)
+        else:
+            yield plugin.RewardModel(path=path, **options)
+
+
+def memory(company: Company, reference: Outline | None, tried: Tried, moved: Moved, targets: int) -> dict[str, int]:
+    """Bytes by what they are for, while the largest piece is learned from. targets: its tokens that reach the words."""
+    policy, size = company.policy, company.policy.size
+    halves = 2 if getattr(policy.spec, "reference_dtype", "") == "bf16" else 4
+    elsewhere = getattr(policy.spec, "reference_device", "auto") not in ("auto", policy.device.type)
+    kept = tried.kept + tried.layer
+    return {
+        **company.weights(),
+        "reference": halves * reference.size.base if reference and not elsewhere else 0,
+        "optimizer": sum(moved.bytes(each.size.trained, each.size.tensors) for each in company.learning),
+        # The table of words gets one gradient as input and one as output, and they meet at the end.
+        "gradients": sum(each.size.gradients + 4 * each.table for each in company.learning),
+        "activations": int(kept),
+        "unused heap": int(_LOOSE * kept) if policy.device.type == "cpu" else 0,
+        "vocabulary": vocabulary_bytes(targets, size.words),
+    }
+
+
+def kv_cache(config: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of so many tokens: those of a prompt once, and of every completion under way."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    each = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * each * tokens * dtype.itemsize
+
+
+def sampling(outline: Outline, phase: Phase, steps: Sequence[Batch], libraries: int) -> dict[str, int]:
+    """What a generator takes that samples on this machine: a copy of the model, and the keys of what it writes; as much
+    again if an opponent listens to the reference. In a process of its own also what that takes, and weights on the way.
+    """
+    seats = getattr(phase.generator, "seats", None)
+    if seats is None:
+        return {}
+    dtype = torch.bfloat16 if outline.bf16 else torch.float32
+    seats = seats or (64 if outline.device.type == "cpu" else 256)
+    opponents = getattr(phase.generator, "opponents", 0)
+    copies = 2 if opponents and getattr(phase.generator, "mixture", 0.0) else 1
+    group = getattr(phase.generator, "samples", 1) + opponents
+    written = min(seats, group * max(len(step[IDS]) for step in steps))
+    written *= getattr(phase.generator, "max_new_tokens", 0)
+    prompts = max(len(step[PROMPT_TOKENS]) for step in steps)
+    cache = kv_cache(outline.config, written + prompts, dtype)
+    memory = {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
+    shared = getattr(phase.generator, "shared_copies", 0)
+    if shared and outline.device.type == "cpu":
+        memory |= {"its process": libraries, "shared weights": (shared + copies - 1) * outline.size.weights}
+    return memory
+
+
+def vocabulary_bytes(tokens: int, words: int) -> int:
+    """Logits and what is made of them: a chunk at a time, and the first ones kept for the backward pass."""
+    chunk = 4 * words * min(tokens, CHUNK)
+    kept = min(math.ceil(tokens / CHUNK), KEPT // chunk) * chunk if tokens else 0
+    return kept + (3 if tokens > CHUNK else 2) * chunk - (chunk if 0 < tokens <= CHUNK and kept else 0)
