@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 import anyio
@@ -19,7 +20,19 @@ from msgspec import Meta
 
 from truing.errors import RunFailed, TruingError, UserError, first_cause
 from truing.events import GroupFailed, Notice, StageEnded
-from truing.fields import COMPLETIONS, GROUP, IDS, VERSION, Batch
+from truing.fields import (
+    ANSWERS,
+    COMPLETIONS,
+    FINISH,
+    GROUP,
+    IDS,
+    METADATA,
+    PROMPTS,
+    SCORE_PARTS,
+    VERSION,
+    Batch,
+    Field,
+)
 from truing.groups import COUNTED_BY, joined, part, plain
 from truing.run import Run, Stopped
 from truing.script import SAMPLING, Turns
@@ -42,6 +55,10 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 3600.0
     score_seconds: Annotated[
         float, Meta(ge=0, description="longest time in which the scorer must answer for a wave; 0: no limit")
+    ] = 3600.0
+
+    read_seconds: Annotated[
+        float, Meta(ge=0, description="longest time in which the source must give its next batch; 0: no limit")
     ] = 3600.0
 
     def seconds(self, stage: str) -> float:
@@ -83,6 +100,14 @@ class Attempts:
                 self._lose(stage, name, answer, wave)
         return joined(answers) if answers else part(batch, [])
 
+    async def in_time(self, sync: Callable[[], Awaitable[None]]) -> None:
+        """Have the generator take new weights. Raises RunFailed when it does not come to an end."""
+        seconds = self._failures.seconds(SAMPLING)
+        with anyio.move_on_after(seconds) as patience:
+            await sync()
+        if patience.cancelled_caught:
+            raise RunFailed(f"the generator did not take new weights within {seconds:g} s (loop.failures)")
+
     async def _once(self, stage: str, work: Work, batch: Batch, wave: int, *, alone: bool = False) -> Batch | Exception:
         """The answer of a stage, or what was wrong with it."""
         began, answer = time.time(), None
@@ -90,14 +115,13 @@ class Attempts:
         try:
             with anyio.move_on_after(seconds):
                 answer = await work(batch)
+            wrong = fault(batch, answer) if answer is not None else f"no answer within {seconds:g} s"
         except Exception as error:
             cause = first_cause(error)
             if isinstance(cause, Stopped | UserError) or not isinstance(cause, Exception):
                 raise cause from None
             return cause
-        if answer is None:
-            return RunFailed(f"no answer within {seconds:g} s")
-        if wrong := fault(batch, answer):
+        if answer is None or wrong:
             return RunFailed(wrong)
         version = _version(answer) if stage == SAMPLING else -1
         self._row[stage] = 0
@@ -156,22 +180,46 @@ def fault(asked: Batch, answer: Batch) -> str:
     """What is wrong with the answer of a stage, "" if nothing is: groups or values that are missing, or no number."""
     if answer[IDS] != asked[IDS]:
         return f"an answer for {len(answer[IDS])} groups where {len(asked[IDS])} were asked for"
-    counts = {dim: len(answer[key]) for dim, key in COUNTED_BY.items() if key in answer}
-    counts["seq"] = len(answer[COMPLETIONS])
-    for key, value in answer.items():
-        if key.dims in counts and len(value) != counts[key.dims]:
-            return f"{key} has {len(value)} entries where there are {counts[key.dims]} along {key.dims}"
+    if wrong := unsound(answer, asked):
+        return wrong
     if missing := set(range(len(answer[IDS]))) - set(map(int, plain(answer[GROUP]))):
         return f"nothing was written for {answer[IDS][min(missing)]}"
-    for key, value in answer.items():
-        if key.dtype == "float32" and value is not asked.get(key) and not _finite(plain(value)):
-            return f"{key} is not all numbers"
     return ""
+
+
+def unsound(batch: Batch, before: Mapping[Field[Any], Any] = MappingProxyType({})) -> str:
+    """What is wrong with a batch in itself, "" if nothing is. before: values that were looked at already."""
+    counts = {dim: len(batch[key]) for dim, key in COUNTED_BY.items() if key in batch}
+    counts["seq"] = len(batch[COMPLETIONS])
+    for key, value in batch.items():
+        if key.dims in counts and len(value) != counts[key.dims]:
+            return f"{key} has {len(value)} entries where there are {counts[key.dims]} along {key.dims}"
+    for key, value in batch.items():
+        if value is before.get(key) or not key.dims:
+            continue
+        if key.dtype and not (hasattr(value, "tolist") and key.dtype != "float32") and not _finite(plain(value)):
+            return f"{key} is not all numbers"
+        if key.into in counts and len(value) and not 0 <= min(plain(value)) <= max(plain(value)) < counts[key.into]:
+            return f"{key} points to more than the {counts[key.into]} entries along {key.into}"
+        if key in _HOLDS and not all(isinstance(entry, _HOLDS[key]) for entry in value):
+            return f"{key} holds what does not belong there"
+    return ""
+
+
+_HOLDS: Mapping[Field[Any], Any] = {
+    **dict.fromkeys((IDS, FINISH), str),
+    **dict.fromkeys((PROMPTS, COMPLETIONS, ANSWERS), str | list),
+    **dict.fromkeys((METADATA, SCORE_PARTS), dict),
+}
+"""what is looked for in an entry of a field that is no tensor"""
 
 
 def _finite(values: list[Any]) -> bool:
     return all(
-        _finite(cast("list[Any]", value)) if isinstance(value, list) else math.isfinite(value) for value in values
+        _finite(cast("list[Any]", value))
+        if isinstance(value, list)
+        else isinstance(value, int | float) and math.isfinite(value)
+        for value in values
     )
 
 

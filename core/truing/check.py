@@ -149,7 +149,10 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
         sampled = {
             "staleness": (loop.staleness, "completions that are sampled"),
             "refill": (loop.refill, "groups that a scorer or an advantage leaves out"),
-            "failures": (loop.failures != Failures(), "a generator and a scorer"),
+            "failures": (
+                loop.failures != Failures(read_seconds=loop.failures.read_seconds),
+                "a generator and a scorer",
+            ),
         }
         for option, (given, what) in sampled.items():
             if given:

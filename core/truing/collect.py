@@ -19,7 +19,7 @@ from truing.errors import RunFailed
 from truing.events import DataSaved, GroupDropped, GroupWritten, PhaseStarted, StepDone, WaveAdmitted
 from truing.fields import CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch
 from truing.journal import PhaseFolder
-from truing.reading import open_source
+from truing.reading import next_of, open_source
 from truing.recipe import Loop
 from truing.run import Run, Stopped
 from truing.sampling import Sampling, Stages, Wave, digest_of, numbers_of
@@ -36,7 +36,8 @@ async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> 
     sampling = Sampling.of(stages, run, loop.failures)
     await sampling.publish()
     step = read = 0
-    async for raw in stages.source.batches(loop.batch, 0):
+    batches = stages.source.batches(loop.batch, 0)
+    while raw := await next_of(batches, loop.failures.read_seconds):
         step, first, read = step + 1, read, read + len(raw[IDS])
         sampling.attempts.read = read
         if step > done:

@@ -6,11 +6,13 @@ ready that is not learned from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
 
+from truing.attempts import unsound
 from truing.errors import RunFailed
 from truing.events import DataOpened, GroupDropped
 from truing.fields import IDS, Batch
@@ -76,7 +78,7 @@ class Reading:
         """The next groups of this epoch, or where it is over of the next one."""
         found: list[Batch] = []
         while not found and (self._loop.steps or self._epoch < (self._loop.epochs or 1)):
-            async for raw in self._source:
+            while raw := await next_of(self._source, self._loop.failures.read_seconds):
                 self._read += len(raw[IDS])
                 if self._read > self._skip:
                     found.append(raw)
@@ -117,3 +119,16 @@ async def open_source(source: Source, role: str, run: Run) -> DataInfo:
     if info.groups == 0:
         raise RunFailed(f"the {role} {info.origin} has no groups to learn from")
     return info
+
+
+async def next_of(batches: AsyncIterator[Batch], seconds: float) -> Batch | None:
+    """The next batch of a source; None behind the last. Raises RunFailed for one that does not come within so many
+    seconds, 0 for no limit, or that is none."""
+    raw = None
+    with anyio.move_on_after(seconds or math.inf) as patience:
+        raw = await anext(batches, None)
+    if patience.cancelled_caught:
+        raise RunFailed(f"the source gave no batch within {seconds:g} s (loop.failures.read_seconds)")
+    if raw is not None and (wrong := unsound(raw)):
+        raise RunFailed(f"the source gave what is no batch: {wrong}")
+    return raw

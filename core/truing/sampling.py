@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator as Yields, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from statistics import fmean
 from typing import NamedTuple
@@ -92,7 +93,7 @@ class Sampling:
             await self.turns.done_with()
             weights = self.stages.model.weights()
             with timed(self.run, "publish"):
-                await self.stages.generator.sync_weights(weights)
+                await self.attempts.in_time(partial(self.stages.generator.sync_weights, weights))
             await self.turns.out(weights.version)
 
     def text(self, batch: Batch) -> Batch:

@@ -55,7 +55,8 @@ def refused(recipe: MakeRecipe, text: str, *overrides: str) -> list[tuple[str, s
 def test_defaults_are_written_out_in_the_resolved_recipe(recipe: MakeRecipe) -> None:
     resolved = recipe(TOY_RECIPE).resolved()
     assert resolved["loss"] == {"use": "toy", "scale": 1.0}
-    failures = {"in_a_row": 8, "share": 0.1, "generate_seconds": 3600.0, "score_seconds": 3600.0}
+    limits = {"generate_seconds": 3600.0, "score_seconds": 3600.0, "read_seconds": 3600.0}
+    failures = {"in_a_row": 8, "share": 0.1, **limits}
     assert resolved["loop"].pop("failures") == failures
     untouched = {"evaluate_every": 0, "checkpoint_every": 0, "keep": 2, "staleness": 0, "refill": 0, "until": []}
     assert resolved["loop"] == {"batch": 2, **untouched}
