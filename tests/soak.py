@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -111,9 +112,13 @@ class Kept(NamedTuple):
     def now(cls) -> Kept:
         gc.collect()
         me = Path("/proc/self")
-        children = sum(len((task / "children").read_text().split()) for task in (me / "task").iterdir())
+        tasks = list((me / "task").iterdir())
         pages = int((me / "statm").read_text().split()[1])
-        return cls(pages * PAGE, len(list((me / "fd").iterdir())), len(list((me / "task").iterdir())), children)
+        # A thread that ends while it is counted has no children.
+        with suppress(FileNotFoundError):
+            children = sum(len((task / "children").read_text().split()) for task in tasks)
+            return cls(pages * PAGE, len(list((me / "fd").iterdir())), len(tasks), children)
+        return cls.now()
 
 
 def text_of(chance: random.Random) -> tuple[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ import hashlib
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -286,6 +287,15 @@ class PhaseFolder:
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
     """Fill a folder under another name, sync every file, and rename it into place. Raises RunFailed on a full disk."""
+    # A run that was stopped may have left behind a thread that still writes what a resume in this process writes, too.
+    with _WRITING:
+        return _written(target, write)
+
+
+_WRITING = threading.Lock()
+
+
+def _written(target: Path, write: Callable[[Path], object]) -> Path:
     waiting = target.with_name(target.name + ".part")
     shutil.rmtree(waiting, ignore_errors=True)
     try:

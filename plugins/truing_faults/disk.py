@@ -1,7 +1,7 @@
 """A disk that does not take everything.
 
 What is wrong with it comes from an audit hook, which Python asks before it opens a file for writing, renames one or
-makes a folder. Such a hook cannot be taken back: behind the run it lets everything through.
+makes a folder. Such a hook cannot be taken back, so there is one for all disks that are open.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 import time
+from functools import cache
 from typing import Any
 
 from truing.events import Event
@@ -30,26 +31,25 @@ class FaultyDisk:
     def __init__(self, spec: menu.FaultyDisk, run: Run) -> None:
         self._seconds, self._folder = spec.seconds, f"{run.folder.resolve()}{os.sep}"
         self._chance = Chance(spec, run, "disk")
-        self._open = False
         self._limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         self._own = threading.local()
 
     async def open(self) -> None:
         """Begin."""
-        self._open = True
-        sys.addaudithook(self._asked)
+        _OPEN.append(self)
+        _listen()
 
     async def observe(self, event: Event) -> None:
         """It is no affair of a disk what happens."""
 
     async def close(self) -> None:
         """Be a good disk from now on."""
-        self._open = False
+        _OPEN.remove(self)
         resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
 
-    def _asked(self, event: str, given: tuple[Any, ...]) -> None:
-        """Raises OSError for what is not taken."""
-        if not self._open or getattr(self._own, "busy", False) or event not in ("open", "os.rename", "os.mkdir"):
+    def asked(self, event: str, given: tuple[Any, ...]) -> None:
+        """Something is done with a file. Raises OSError for what is not taken."""
+        if getattr(self._own, "busy", False):
             return
         self._own.busy = True
         try:
@@ -74,3 +74,16 @@ class FaultyDisk:
                 return
             case _:
                 raise OSError(_ERRORS[what], os.strerror(_ERRORS[what]), path)
+
+
+_OPEN: list[FaultyDisk] = []
+
+
+@cache
+def _listen() -> None:
+    def asked(event: str, given: tuple[Any, ...]) -> None:
+        if event in ("open", "os.rename", "os.mkdir"):
+            for disk in _OPEN.copy():
+                disk.asked(event, given)
+
+    sys.addaudithook(asked)
