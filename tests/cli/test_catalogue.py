@@ -63,6 +63,24 @@ def test_a_component_that_does_not_exist_gets_a_hint(truing):
     assert said.err.startswith('loss  no loss called "tyo"\n      did you mean "toy"?')
 
 
+def test_a_name_is_enough_where_one_kind_has_it(truing):
+    assert truing("show", "dpo").out == truing("show", "loss", "dpo").out
+    assert "dpo" in truing("show", "dpo").out
+    said = truing("show", "reward-model")
+    assert said.status == 2
+    assert "truing show scorer reward-model or truing show model reward-model" in said.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [(["dpoo"], 'did you mean "dpo"?'), (["loss"], "truing list loss"), (["loss", "dpo", "ipo"], "one component")],
+)
+def test_what_cannot_be_shown_says_what_can(truing, words, mend):
+    said = truing("show", *words)
+    assert said.status == 2
+    assert mend in said.err
+
+
 def test_plugins_are_listed_with_their_packages(truing):
     said = truing("plugins", "--times")
     assert "MILLISECONDS" in said.out

@@ -40,10 +40,12 @@ class Commands(TyperGroup):
 def _made(commands: list[Command]) -> Any:
     """A command of one word, or the group of those that share their first."""
     made = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+    about: list[str] = []
     for command in commands:
         module, _, function = command.target.partition(":")
-        made.command(command.name.rpartition(" ")[2])(getattr(importlib.import_module(module), function))
-    grouped = " " in commands[0].name
-    if grouped:
-        made.callback(help=" · ".join(command.name for command in commands))(lambda: None)
+        called, work = command.name.rpartition(" ")[2], getattr(importlib.import_module(module), function)
+        made.command(called)(work)
+        about.append(f"{called}: {(work.__doc__ or '').strip().partition(chr(10))[0]}")
+    if " " in commands[0].name:
+        made.callback(help=" · ".join(about))(lambda: None)
     return typer.main.get_command(made)

@@ -47,8 +47,14 @@ def list_components(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="source, model, loss, ...", show_default=False)],
-    name: Annotated[str, typer.Argument(help="What a recipe writes after `use`.", show_default=False)],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[KIND] NAME",
+            help="What a recipe writes after `use`; before it source, model, loss, ... where two kinds have it.",
+            show_default=False,
+        ),
+    ],
     json: Json = False,
     block: Block = None,
 ) -> None:
@@ -61,6 +67,7 @@ def show(
     from truing.stage import KINDS
 
     plugins = discover(block or ())
+    kind, name = (_kind_of(words[0], plugins), words[0]) if len(words) == 1 else _two(words)
     try:
         spec = plugins.registry.get(KINDS[_kind(kind)], name, kind)
     except UserError as error:
@@ -115,6 +122,32 @@ def _kind(kind: str) -> str:
     if kind not in KINDS:
         raise UserError(Problem(kind, "no such kind of component", did_you_mean(kind, KINDS)))
     return kind
+
+
+def _two(words: list[str]) -> tuple[str, str]:
+    from truing.errors import Problem, UserError
+
+    if len(words) > 2:
+        raise UserError(Problem(" ".join(words), "one component at a time", "truing show [KIND] NAME"))
+    return words[0], words[1]
+
+
+def _kind_of(name: str, plugins: Plugins) -> str:
+    """The kind of a component that is named alone. Raises UserError unless there is exactly one."""
+    from truing.errors import Problem, UserError, did_you_mean
+    from truing.stage import KINDS
+
+    shelves = {kind: plugins.registry.shelf(kind) for kind in KINDS}
+    found = [kind for kind, shelf in shelves.items() if name in shelf]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        mend = " or ".join(f"truing show {kind} {name}" for kind in found)
+        raise UserError(Problem(name, f"{' and '.join(found)} have one of that name", mend))
+    if name in KINDS:
+        raise UserError(Problem(name, "a kind of component, and none of them", f"truing list {name}"))
+    known = [known for shelf in shelves.values() for known in shelf]
+    raise UserError(Problem(name, "no such component", did_you_mean(name, known) or plugins.hint))
 
 
 def _facts(spec: type[AnySpec], plugins: Plugins) -> dict[str, Any]:
