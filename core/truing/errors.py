@@ -14,6 +14,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+_COMMANDS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may be given it: characters that would command it, as data and servers may have them, are
+    spelled out."""
+    return text.translate(_COMMANDS)
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
 import anyio.lowlevel
 import anyio.to_thread
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from truing import events
+from truing.errors import shown
 from truing.events import Event, PhaseEnded, PhaseStarted, RunEnded, StepDone
 from truing_console.report import Line, Pace, Report, numbers
 
@@ -75,7 +76,7 @@ class Plain:
         """Nothing is left open."""
 
     def _say(self, line: Line) -> None:
-        self._err.write(line.text + "\n")
+        self._err.write(shown(line.text) + "\n")
         self._err.flush()
 
 
@@ -97,7 +98,7 @@ class Bar:
         if isinstance(event, PhaseEnded | RunEnded):
             self.close()
         for line in self._report.lines(event):
-            self._screen.print(Text(line.text, style=_STYLES[line.tone]), soft_wrap=True)
+            self._screen.print(Text(shown(line.text), style=_STYLES[line.tone]), soft_wrap=True)
         if isinstance(event, PhaseStarted):
             self._begin(event)
 

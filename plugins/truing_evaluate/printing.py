@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from truing.errors import shown
 from truing_evaluate.shapes import (
     Category,
     Difference,
@@ -120,8 +121,9 @@ def signed(told: Figure) -> str:
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
     """Print a table, its columns as wide as they must be."""
-    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    for row in [heads, *rows]:
+    cells = [list(map(shown, row)) for row in [heads, *rows]]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
+    for row in cells:
         print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

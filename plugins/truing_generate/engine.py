@@ -116,7 +116,7 @@ class Engine:
 
         mixture = self._spec.mixture if self._spec.opponents else 0.0
         self._voices = Voices(weights, mixture, lambda origin: Voice(origin, self._spec.dtype, self._device))
-        tokenizer: Any = AutoTokenizer.from_pretrained(weights.origin)
+        tokenizer: Any = AutoTokenizer.from_pretrained(weights.origin, trust_remote_code=False)
         self._endings = Endings(tokenizer, self._voices.policy.model, self._spec.ends(), self._spec.max_new_tokens)
         if self._scene:
             self._hearing = Hearing.of(Chat(weights.origin, "[generator.environment]"), self._endings.ends)

@@ -42,7 +42,7 @@ class Pretrained:
 
         tokenizers: Any = AutoTokenizer
         try:
-            self._tokenizer = tokenizers.from_pretrained(place)
+            self._tokenizer = tokenizers.from_pretrained(place, trust_remote_code=False)
         except (OSError, ValueError) as error:
             what = f"transformers cannot load the tokenizer of {place}: {str(error).splitlines()[0]}"
             raise UserError(Problem(where, what, "name a folder or hub id that has one")) from None

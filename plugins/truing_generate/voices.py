@@ -58,18 +58,21 @@ class Voice:
     def __init__(self, origin: str, dtype: str, device: torch.device) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        width = AutoConfig.from_pretrained(origin).get_text_config().hidden_size
-        self._dtype = torch.bfloat16 if computes_in_bf16(dtype, device.type, width) else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(origin, dtype=self._dtype, use_safetensors=True)
-        self.model = model.to(device).eval().requires_grad_(False)
         self.origin = origin
         self.device = device
         try:
+            config: Any = AutoConfig.from_pretrained(origin, trust_remote_code=False)
+            width = config.get_text_config().hidden_size
+            self._dtype = torch.bfloat16 if computes_in_bf16(dtype, device.type, width) else torch.float32
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                origin, dtype=self._dtype, use_safetensors=True, trust_remote_code=False
+            )
+            self.model = model.to(device).eval().requires_grad_(False)
             if plain_head(self.model) is None:
                 raise ValueError("it does more to its logits than one matrix product")
             self.decode = Decoder(self.model)
         except ValueError as error:
-            what = f'generator "engine" cannot sample from {origin}: {error}'
+            what = f'generator "engine" cannot sample from {origin}: {str(error).splitlines()[0]}'
             raise UserError(Problem("[generator]", what, 'serve it and write use = "openai"')) from None
 
     @property

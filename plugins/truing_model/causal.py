@@ -80,7 +80,8 @@ class CausalLm:
         if self.accelerator.num_processes > 1:
             raise RunFailed("truing trains in one process so far; start it without a launcher")
         if spec.trust_remote_code:
-            self._say(f"code that comes with the model {spec.path} is being run")
+            whose = " and ".join(filter(None, (spec.path, spec.reference)))
+            self._say(f"code that comes with the model {whose} is being run: trust_remote_code = true")
         self.device = self.accelerator.device
         self.path = run.resolve(spec.path)
         self.bf16 = computes_in_bf16(spec.dtype, self.device.type, width_of(spec, self.path))

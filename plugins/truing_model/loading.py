@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from truing.errors import Problem, UserError
 from truing.journal import write_whole
-from truing_model.paths import local_path
+from truing_model.paths import AS_SAFETENSORS, local_path, strange
 from truing_model.plugin import PretrainedSpec
 
 logging.disable_progress_bar()
@@ -89,6 +89,8 @@ def _place(spec: PretrainedSpec, path: str) -> tuple[str, dict[str, Any]]:
     local = local_path(path)
     if local is not None and local.suffix == ".gguf":
         local = _unpacked(local)
+    if local is not None and local.is_dir() and (what := strange(local)):
+        raise UserError(Problem(path, what, AS_SAFETENSORS))
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if local is None and spec.revision:
         options["revision"] = spec.revision
@@ -123,10 +125,10 @@ def _unpack(file: Path, folder: Path) -> None:
     # Its bar cannot be turned off, and would be drawn across the run's own.
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
-            file.parent, **where, quantization_config=plain, dtype=torch.float32
+            file.parent, **where, quantization_config=plain, dtype=torch.float32, trust_remote_code=False
         )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **where, trust_remote_code=False).save_pretrained(folder)
 
 
 def cache_folder() -> Path:

@@ -331,6 +331,8 @@ def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
     found = [
         f"{where}, {how}, largest piece {largest.rows:,} tokens, {largest.targets:,} of them through the vocabulary"
     ]
+    if getattr(outline.source, "trust_remote_code", False):
+        found.append(f"code that comes with the model {getattr(outline.source, 'path', '')} was run for this")
     if phase.generator:
         found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
     if outline.narrower > 1:

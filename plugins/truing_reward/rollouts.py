@@ -212,4 +212,4 @@ def _written(folder: Path) -> int:
 def _tokenizer(origin: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(origin)
+    return AutoTokenizer.from_pretrained(origin, trust_remote_code=False)

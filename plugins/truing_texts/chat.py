@@ -25,7 +25,7 @@ class Chat:
         from transformers import AutoTokenizer
 
         tokenizers: Any = AutoTokenizer
-        self._tokenizer: Any = tokenizers.from_pretrained(origin)
+        self._tokenizer: Any = tokenizers.from_pretrained(origin, trust_remote_code=False)
         self._origin = origin
         self._where = where
         self.chats = bool(self._tokenizer.chat_template)

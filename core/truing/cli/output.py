@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from truing.errors import Problem
+from truing.errors import Problem, shown
 
 
 def say(text: str) -> None:
     """A word to the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def say_problems(problems: Iterable[Problem]) -> None:
@@ -43,6 +43,7 @@ def json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows under headings; the last column may be long."""
+    rows = [list(map(shown, row)) for row in rows]
     if sys.stdout.isatty():
         _drawn(columns, rows)
         return

@@ -11,6 +11,7 @@ import typer
 
 from truing.cli import output
 from truing.cli.options import Json
+from truing.errors import shown
 
 if TYPE_CHECKING:
     from truing.cli.summary import PhaseSummary, Point, Summary, Track
@@ -50,7 +51,7 @@ def report(
 
 
 def _print(run: Summary, folder: Path) -> None:
-    print(f"{run.name or folder.name}: {_ended(run)}")
+    print(shown(f"{run.name or folder.name}: {_ended(run)}"))
     facts = [("folder", run.folder), ("recipe", run.digest), ("commit", run.commit)]
     facts += [("resumed", "once" if run.resumed == 1 else f"{run.resumed} times")] if run.resumed else []
     facts += [("note", note) for note in dict.fromkeys(run.notes)]
@@ -108,7 +109,7 @@ def _facts(phase: PhaseSummary) -> Iterator[tuple[str, str]]:
 def _print_facts(facts: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
     for what, told in facts:
         if told:
-            print(f"  {what:<12}{told}")
+            print(f"  {what:<12}{shown(told)}")
 
 
 def _print_metrics(phase: PhaseSummary) -> None:

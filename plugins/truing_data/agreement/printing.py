@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from truing.errors import shown
 from truing_data.agreement.shapes import Agreement, Annotator, Bias, Model, Position, Report
 from truing_data.agreement.texts import RUN, Overlap, Share
 
@@ -189,7 +190,7 @@ def _section(title: str, facts: Iterator[tuple[str, str]]) -> None:
 
 def _facts(facts: Iterable[tuple[str, str]]) -> None:
     for what, told in facts:
-        print(f"  {what:<14}{told}")
+        print(f"  {what:<14}{shown(told)}")
 
 
 def _votes(told: Agreement) -> str:
@@ -203,9 +204,9 @@ def _cut(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         return
     more = f", {SHOWN} of {len(rows):,}" if len(rows) > SHOWN else ""
     print(f"\n{title}{more}")
-    shown = [heads, *rows[:SHOWN]]
-    widths = [max(len(row[at]) for row in shown) for at in range(len(heads))]
-    for row in shown:
+    few = [heads, *(list(map(shown, row)) for row in rows[:SHOWN])]
+    widths = [max(len(row[at]) for row in few) for at in range(len(heads))]
+    for row in few:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
+from truing_reward.verifiers import calls
+
 NEW_NS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
@@ -54,6 +56,8 @@ def isolated(work: Callable[[], None], limits: Limits, visible: Sequence[str], n
     elif LINUX:
         _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _below(namespaces)
+    if LINUX:
+        _go_first()
     if namespaces:
         _call("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         _furnish(visible, limits.disk)
@@ -61,7 +65,7 @@ def isolated(work: Callable[[], None], limits: Limits, visible: Sequence[str], n
         _lock_in()
     _limit(limits, namespaces)
     if LINUX:
-        _give_up()
+        _give_up(namespaces)
     work()
     os._exit(0)
 
@@ -118,6 +122,12 @@ def _text(path: str) -> str:
         return file.read()
 
 
+def _go_first() -> None:
+    """Where the machine runs out of memory, this is ended and not the run."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
 def _furnish(visible: Sequence[str], disk: int) -> None:
     """Put a new root together: the system's libraries and what is visible, to be read, and a /tmp of `disk` MiB."""
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
@@ -167,12 +177,14 @@ def _lock_in() -> None:
     os.chdir("/tmp")
 
 
-def _give_up() -> None:
-    """Have no privileges, never get any, and let no process of the same user look inside."""
+def _give_up(namespaces: bool) -> None:
+    """Have no privileges, never get any, let no process of the same user look inside, and do without some calls."""
     header, nothing = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
     _call("capset", ctypes.byref(header), ctypes.byref(nothing))
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if namespaces or os.uname().machine in calls.MACHINES:
+        calls.refuse(os.uname().machine)
 
 
 def _limit(limits: Limits, alone: bool) -> None:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 _SCRIPT = Path(__file__).with_name("inside.py")
 _START_SECONDS = 120.0
 _END_SECONDS = 2.0
+_LONGEST = 1 << 20
+"""bytes of an answer; who answers at greater length may be no judge any more"""
 
 
 class Late(Exception):
@@ -87,7 +89,7 @@ class Sandbox:
         while b"\n" not in self._read:
             _wait_for(out, select.POLLIN, until)
             some = os.read(out, 1 << 16)
-            if not some:
+            if not some or len(self._read) > _LONGEST:
                 raise Ended
             self._read += some
         line, _, self._read = self._read.partition(b"\n")
