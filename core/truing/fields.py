@@ -146,6 +146,8 @@ ENTROPY: Field[Tensor] = Field("entropy", "token", "float32")
 COLLISION_ENTROPY: Field[Tensor] = Field("collision_entropy", "token", "float32")
 """Minus the log of the sum of the squared probabilities of all tokens: of how likely two draws would agree. No gradient
 passes through it."""
+TEACHER_DIVERGENCE: Field[Tensor] = Field("teacher_divergence", "token", "float32")
+"""How far the model's distribution of the next token is from its teacher's, over all of the vocabulary, in nats."""
 VALUES: Field[Tensor] = Field("values", "token", "float32")
 """What reward is still to come, as the model expects it before the token is written."""
 VALUES_OLD: Field[Tensor] = Field("values_old", "token", "float32")

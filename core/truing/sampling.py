@@ -163,6 +163,8 @@ def numbers_of(wave: Batch) -> dict[str, float]:
     """What a person wants to see of what was sampled. What an opponent wrote does not count, but for the lengths."""
     own = [not at for at in _numbers(wave[OPPONENT])] if OPPONENT in wave else [True] * len(wave[COMPLETIONS])
     found = {"sample/length": len(wave[TOKENS]) / len(own)}
+    if not any(own):
+        return found
     if FINISH in wave:
         found["sample/cut"] = fmean(float(finish not in ("end", "stop")) for finish in compress(wave[FINISH], own))
     if TURNS in wave:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from truing.plugins import hookimpl
 from truing.stage import AnySpec
+from truing_feedback.menu_distill import Distill, OwnOrGiven
 from truing_feedback.menu_revise import CritiqueRevise
 
 
 @hookimpl
 def truing_specs() -> list[type[AnySpec]]:
-    """Generators made of generators."""
-    return [CritiqueRevise]
+    """Generators made of generators, and the loss of a student."""
+    return [CritiqueRevise, OwnOrGiven, Distill]

@@ -98,6 +98,12 @@ class Network(nn.Module):
             whole[TASTES] = self.heads[HEADS[TASTES]](batch[SEAT].to(device))
         return Batch(whole)
 
+    def predicting(self, row: Row, device: torch.device) -> Tensor:
+        """The hidden states that predict the completion tokens of a row, [token, width]."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = self._hidden(row, row.plan.predictors.to(device), device)
+        return hidden if len(row.said) == len(hidden) else hidden[row.said.to(device)]
+
     def _row(self, row: Row, steps: list[int], device: torch.device) -> dict[Field[Tensor], Tensor]:
         plans = {
             "tokens": row.plan.predictors if self.gives & OF_TOKENS else None,

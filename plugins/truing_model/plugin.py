@@ -343,10 +343,12 @@ def truing_specs() -> list[type[AnySpec]]:
     from truing_model.menu_plural import PLURAL
     from truing_model.menu_policy import Policy
     from truing_model.menu_process import ProcessRewardModel, ProcessScorer
+    from truing_model.menu_student import Student
 
     return [
         *PLURAL,
         Policy,
+        Student,
         ProcessRewardModel,
         ProcessScorer,
         CausalLm,
