@@ -10,6 +10,7 @@ what was computed.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -72,6 +73,8 @@ class CausalLm:
 
     def __init__(self, spec: plugin.PretrainedSpec, run: Run) -> None:
         keep_freed_memory()
+        # The model of the phase before goes only now: it is in circles, and Python seldom looks for those.
+        gc.collect()
         torch.manual_seed(run.seed_for("model", run.phase))
         self.spec = spec
         self.run = run

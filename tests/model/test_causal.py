@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,20 @@ def test_a_steps_gradient_is_the_same_however_the_batch_is_cut(
         gradients.append(torch.cat([value.grad.flatten() for value in trainable(model.network).values()]))
     for gradient in gradients[1:]:
         assert (gradient - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+
+
+def test_the_weights_of_the_phase_before_are_gone_when_a_model_is_made(family_folder: Any, run: Run) -> None:
+    gc.disable()
+    try:
+        before = model_of(family_folder("llama"), run)
+        before.attach(optimizer(run), 1)
+        before.learn(before.encode(batch_of(pairs(4))).batch, sft)
+        held = [weakref.ref(value) for value in before.network.parameters()]
+        del before
+        model_of(family_folder("llama"), run)
+        assert not any(value() is not None for value in held)
+    finally:
+        gc.enable()
 
 
 def test_the_metrics_of_a_step_do_not_depend_on_how_the_batch_is_cut(family_folder: Any, run: Run) -> None:
