@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +14,7 @@ from truing_reports.telling import Json, Mlflow, as_json, sent
 
 if TYPE_CHECKING:
     from truing_evaluate.measures import Sums
-    from truing_evaluate.rows import Row, Scored
+    from truing_evaluate.rows import Row
     from truing_evaluate.shapes import Behaviour, Changed, Figure
 
 Files = Annotated[
@@ -32,17 +32,11 @@ def measure(files: Files, json: Json = False, mlflow: Mlflow = False) -> None:
 
     Reads what models answered to a source `probes`, and says of each figure how far it has changed since the first
     file, on the same prompts, with an interval. Of other prompts: length and hedging, and where they have scores
-    capability, 1 and above being right.
+    capability, 1 and above being right. Samples that lm-eval logged are capability, too.
     """
     installed("measure")
-    from truing_evaluate import rows
-
-    data = [rows.read(file) for file in files]
-    sums = [_sums(some) for some in data]
-    reports = [
-        _report(some, own, None if at == 0 else (data[0].origin, sums[0]))
-        for at, (some, own) in enumerate(zip(data, sums, strict=True))
-    ]
+    asked = [_asked_of(file) for file in files]
+    reports = [_report(some, asked[0] if at else None) for at, some in enumerate(asked)]
     if mlflow:
         for told in reports:
             heads, table = _table(told, reports[0])
@@ -53,12 +47,25 @@ def measure(files: Files, json: Json = False, mlflow: Mlflow = False) -> None:
         _show(reports)
 
 
-def _sums(data: Scored) -> Sums:
-    from truing_evaluate.measures import Asked, sums_of
-    from truing_evaluate.rows import numbered
+class Answered(NamedTuple):
+    """A file of answers: how many prompts, and what they add up to."""
 
+    file: str
+    prompts: int
+    sums: Sums
+
+
+def _asked_of(path: Path) -> Answered:
+    from truing_evaluate.harness import logged
+    from truing_evaluate.measures import Asked, sums_of
+    from truing_evaluate.rows import numbered, read
+
+    if known := logged(path):
+        return Answered(str(path), len(known), {"capability": known})
+    data = read(path)
     names = {row.where: name for name, row in numbered(data.rows)}
-    return sums_of(data.each(lambda row: Asked(names[row.where], *_asked(row))))
+    sums = sums_of(data.each(lambda row: Asked(names[row.where], *_asked(row))))
+    return Answered(data.origin, len(data.rows), sums)
 
 
 def _asked(row: Row) -> tuple[Mapping[str, Any], Sequence[str], Sequence[float]]:
@@ -81,31 +88,33 @@ _KNOWN = {
 }
 
 
-def _report(data: Scored, sums: Sums, against: tuple[str, Sums] | None) -> Behaviour:
+def _report(own: Answered, first: Answered | None) -> Behaviour:
     """What a file says, and how that differs from another. Raises UserError where the two have nothing in common."""
     from truing_evaluate.intervals import DRAWS
     from truing_evaluate.measures import MEASURES, change_of, figure_of, verdict
     from truing_evaluate.shapes import Behaviour, Changed, Measured
 
-    before, theirs = against or ("", {})
+    theirs = first.sums if first else {}
     changes: list[Changed] = []
-    for name in sums.keys() & theirs.keys():
-        if found := change_of(name, theirs[name], sums[name]):
+    for name in own.sums.keys() & theirs.keys():
+        if found := change_of(name, theirs[name], own.sums[name]):
             change, items = found
             by_ratio = MEASURES[name].by_ratio
             changes.append(
                 Changed(name=name, items=items, change=change, by_ratio=by_ratio, verdict=verdict(name, change, items))
             )
-    if against and not changes:
+    if first and not changes:
         mend = "ask both the same: a source of the same options, `seed` among them"
-        raise UserError(Problem(data.origin, f"it has no prompt in common with {before}", mend))
+        raise UserError(Problem(own.file, f"it has no prompt in common with {first.file}", mend))
     order = list(MEASURES)
     return Behaviour(
-        file=data.origin,
-        prompts=len(data.rows),
+        file=own.file,
+        prompts=own.prompts,
         intervals=f"95 %, bootstrap over prompts, {DRAWS:,} draws",
-        figures=[Measured(name=name, items=len(items), value=figure_of(name, items)) for name, items in sums.items()],
-        before=before,
+        figures=[
+            Measured(name=name, items=len(items), value=figure_of(name, items)) for name, items in own.sums.items()
+        ],
+        before=first.file if first else "",
         changes=sorted(changes, key=lambda each: order.index(each.name)),
     )
 

@@ -275,3 +275,21 @@ def test_a_look_tells_each_figure_and_its_change_since_the_first_look(tmp_path: 
     assert later["sycophancy/change/low"] > 0
     assert later["length/change"] == 1.0
     assert set(MEASURES) >= {name for name in later if "/" not in name}
+
+
+def test_samples_that_lm_eval_logged_are_capability_question_by_question(write: Write, truing: Call) -> None:
+    def samples(name: str, right: Callable[[int], bool]) -> Path:
+        rows = [
+            {"doc_hash": str(at), "filter": kind, "metrics": ["acc", "bleu"], "acc": float(right(at)), "bleu": 30.0}
+            for at in range(40)
+            for kind in ("first", "second")
+        ]
+        return write(rows, name)
+
+    before, after = samples("samples_a_1.jsonl", lambda at: True), samples("samples_a_2.jsonl", lambda at: at % 4 > 0)
+    said = truing("measure", before, after, "--json").json[1]
+    (change,) = said["changes"]
+    assert (change["items"], change["change"]["value"], change["verdict"]) == (40, -0.25, "worse")
+    odd = truing("measure", write([{"doc_hash": "a", "metrics": ["bleu"], "bleu": 30.0}], "samples_b.jsonl"))
+    assert "its first metric, bleu, is 30" in odd.err
+    assert "--log_samples" in truing("measure", write([{"id": "a"}], "samples_c.jsonl")).err
