@@ -27,10 +27,9 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
     A prompt is answered; in each round a principle is drawn, the same model is asked to criticise its answer by it, and
     then to write the answer anew. Each is a turn of one conversation, and what was said in a turn is encoded as plain
     text. The revisions are handed on as completions of the prompt alone: to learn them, read them with form = "all".
-    The paper begins each conversation with examples of critiques; here there are none, so the model must know how to
-    hold a conversation.
+    As in the paper, a conversation begins with examples of critiques and revisions, if the constitution has any.
 
-    Written as `[generator.generator] use = "engine"`.
+    Written as `[generator.generator] use = "engine"`, and `[generator.critic]` where somebody else criticises.
     """
 
     name: ClassVar[str] = "critique-revise"
@@ -38,7 +37,17 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
     offers: ClassVar = {ROUND: "with a generator of its own", CRITIQUES: "with a generator of its own"}
 
     generator: Annotated[GeneratorSpec, Meta(description="who answers, criticises and revises; one sample of each")]
-    constitution: Annotated[str, Meta(description='a file of principles; "": those that come with truing')] = ""
+    critic: Annotated[
+        GeneratorSpec | None,
+        Meta(description="who criticises, where that is somebody else: a stronger model behind a server, for example"),
+    ] = None
+    constitution: Annotated[
+        str,
+        Meta(
+            description="a file of principles, pkg:PACKAGE/FILE for one inside an installed package; "
+            '"": those that come with truing'
+        ),
+    ] = ""
     rounds: Annotated[int, Meta(ge=1, description="how often an answer is revised")] = 4
     samples: Annotated[int, Meta(ge=1, description="answers per prompt, each of which is revised")] = 1
     keep: Annotated[
@@ -54,7 +63,7 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
 
     def requires(self) -> Fields:
         """What whoever writes needs, and ids."""
-        return self.generator.requires() | fields(IDS)
+        return fields(IDS).union(*(part.requires() for _, part in self._parts()))
 
     def provides(self) -> Fields:
         """Revisions, and how they came about. Nothing is known of their log-probability behind the prompt alone."""
@@ -66,9 +75,13 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
             principles(self.constitution)
         except Unfit as error:
             yield Fault("constitution", str(error), error.mend)
-        yield from self.generator.one_turn("generator")
-        if getattr(self.generator, "samples", 1) != 1:
-            what = "each answer is criticised by itself, so of everything one is written"
-            yield Fault("generator", what, "set samples = 1 in it, and samples here to how many answers are revised")
-        if OPPONENT in self.generator.provides():
-            yield Fault("generator", "what an opponent writes is not revised", "set opponents = 0 in it")
+        for option, part in self._parts():
+            yield from part.one_turn(option)
+            if getattr(part, "samples", 1) != 1:
+                what = "each answer is criticised by itself, so of everything one is written"
+                yield Fault(option, what, "set samples = 1 in it, and samples here to how many answers are revised")
+            if OPPONENT in part.provides():
+                yield Fault(option, "what an opponent writes is not revised", "set opponents = 0 in it")
+
+    def _parts(self) -> list[tuple[str, GeneratorSpec]]:
+        return [("generator", self.generator), *([("critic", self.critic)] if self.critic else [])]

@@ -33,11 +33,12 @@ from truing.fields import (
     Text,
 )
 from truing.run import Run
-from truing.stage import Weights
+from truing.stage import Generator, Weights
 from truing_feedback import menu_revise as menu
+from truing_feedback.asking import Round, examples, to_criticise, to_revise
 from truing_tensor.segments import owners
 from truing_texts.chat import Chat
-from truing_texts.constitution import Principle, principles
+from truing_texts.constitution import Principle, constitution
 
 WHERE = '[generator] use = "critique-revise"'
 
@@ -76,6 +77,12 @@ class Talk:
         """The answer as it is now."""
         return self.answers[-1]
 
+    @property
+    def round(self) -> Round:
+        """The round that is under way."""
+        assert self.principle
+        return Round(self.prompt, self.last.written.text, self.principle, self.critique)
+
 
 class CritiqueRevise:
     """Writes answers and revises them."""
@@ -84,7 +91,9 @@ class CritiqueRevise:
         self._spec = spec
         self._run = run
         self._generator = spec.generator.build(run)
-        self._principles = principles(spec.constitution)
+        self._critic = spec.critic.build(run) if spec.critic else self._generator
+        made = constitution(spec.constitution)
+        self._principles, self._examples = made.principle, examples(made)
         self._chat: Chat | None = None
 
     async def sync_weights(self, weights: Weights) -> None:
@@ -92,6 +101,8 @@ class CritiqueRevise:
         if self._chat is None:
             self._chat = await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
         await self._generator.sync_weights(weights)
+        if self._critic is not self._generator:
+            await self._critic.sync_weights(weights)
 
     async def generate(self, batch: Batch) -> Batch:
         """The batch with the revisions of its prompts, ROUND and CRITIQUES [seq]. Raises RunFailed for a prompt of
@@ -107,11 +118,11 @@ class CritiqueRevise:
         for at in range(1, self._spec.rounds + 1):
             for talk in talks:
                 talk.principle = self._drawn(batch, talk, at)
-            critiques = await self._asked(batch, talks, f"critique-{at}", _to_criticise)
+            critiques = await self._asked(batch, talks, f"critique-{at}", to_criticise, self._critic)
             for talk, critique in critiques:
                 talk.critique = critique.text
             going = [talk for talk, critique in critiques if critique.text.strip()]
-            for talk, revision in await self._asked(batch, going, f"revision-{at}", _to_revise):
+            for talk, revision in await self._asked(batch, going, f"revision-{at}", to_revise, self._generator):
                 # A revision without words leaves the answer as it is.
                 if revision.text.strip():
                     talk.answers.append(Answer(revision, at, [*talk.last.critiques, _row(talk)]))
@@ -126,26 +137,38 @@ class CritiqueRevise:
         """The first answers, to the prompts as they were encoded."""
         sizes: list[int] = torch.bincount(batch[PROMPT_GROUP], minlength=len(batch[IDS])).tolist()
         tokens: list[list[int]] = [part.tolist() for part in batch[PROMPT_TOKENS].split(sizes)]
+        asked = [talk.prompt for talk in talks]
         return await self._written(
-            batch, talks, "answer", [talk.prompt for talk in talks], [tokens[talk.group] for talk in talks]
+            batch, talks, "answer", asked, [tokens[talk.group] for talk in talks], self._generator
         )
 
     async def _asked(
-        self, batch: Batch, talks: Sequence[Talk], step: str, turn: Callable[[Talk], Text]
+        self,
+        batch: Batch,
+        talks: Sequence[Talk],
+        step: str,
+        turn: Callable[[Sequence[Round], Round], Text],
+        who: Generator,
     ) -> list[tuple[Talk, Written]]:
         """What is written next in those conversations that are not too long, each with what was written."""
         assert self._chat
-        asked = [turn(talk) for talk in talks]
+        asked = [turn(self._examples, talk.round) for talk in talks]
         tokens = [self._chat.tokens(conversation) for conversation in asked]
         fit = [at for at, some in enumerate(tokens) if len(some) <= self._spec.max_tokens]
         going = [talks[at] for at in fit]
-        written = await self._written(batch, going, step, [asked[at] for at in fit], [tokens[at] for at in fit])
+        written = await self._written(batch, going, step, [asked[at] for at in fit], [tokens[at] for at in fit], who)
         return list(zip(going, written, strict=True))
 
     async def _written(
-        self, batch: Batch, talks: Sequence[Talk], step: str, asked: Sequence[Text], tokens: Sequence[list[int]]
+        self,
+        batch: Batch,
+        talks: Sequence[Talk],
+        step: str,
+        asked: Sequence[Text],
+        tokens: Sequence[list[int]],
+        who: Generator,
     ) -> list[Written]:
-        """What the generator writes for each of these prompts."""
+        """What a generator writes for each of these prompts."""
         if not talks:
             return []
         values: dict[Field[Any], Any] = {
@@ -156,7 +179,7 @@ class CritiqueRevise:
         }
         if SEEDS in batch:
             values[SEEDS] = [batch[SEEDS][talk.group] for talk in talks]
-        found = await self._generator.generate(Batch(values))
+        found = await who.generate(Batch(values))
         if found[GROUP].tolist() != list(range(len(talks))):
             raise RunFailed(f"{len(found[GROUP])} texts were written where {len(talks)} were asked for, one of each")
         sizes: list[int] = torch.bincount(found[SEQ], minlength=len(talks)).tolist()
@@ -206,21 +229,3 @@ class CritiqueRevise:
 def _row(talk: Talk) -> dict[str, Any]:
     assert talk.principle
     return {"principle": talk.principle.id, "answer": talk.last.written.text, "critique": talk.critique}
-
-
-def _to_criticise(talk: Talk) -> Text:
-    """The conversation that ends with the request for a critique. In plain text it is laid out as in the paper."""
-    assert talk.principle
-    answer, request = talk.last.written.text, talk.principle.critique
-    if isinstance(talk.prompt, str):
-        return f"{talk.prompt}{answer}\n\nCritique Request: {request}\n\nCritique:"
-    return [*talk.prompt, {"role": "assistant", "content": answer}, {"role": "user", "content": request}]
-
-
-def _to_revise(talk: Talk) -> Text:
-    """The conversation that ends with the request for a revision."""
-    assert talk.principle
-    before, request = _to_criticise(talk), talk.principle.revision
-    if isinstance(before, str):
-        return f"{before} {talk.critique.strip()}\n\nRevision Request: {request}\n\nRevision:"
-    return [*before, {"role": "assistant", "content": talk.critique}, {"role": "user", "content": request}]

@@ -38,10 +38,10 @@ from truing.fields import (
 from truing.run import Run
 from truing.stage import Generator, Weights
 from truing_oversight import menu_amplify as menu
-from truing_oversight.debate import words
-from truing_oversight.menu_amplify import CONSULTED, SPENT
+from truing_oversight.menu_amplify import ASKED, CONSULTED, SPENT
 from truing_tensor.segments import owners
 from truing_texts.chat import Chat
+from truing_texts.quoting import words
 
 WHERE = '[generator] use = "amplify"'
 
@@ -149,6 +149,7 @@ class Amplify:
             PROMPTS: prompts,
             PROMPT_TOKENS: torch.tensor([token for part in tokens for token in part], dtype=torch.int64),
             PROMPT_GROUP: owners([len(part) for part in tokens]),
+            ASKED: [tree.open[-1].text for tree in trees],
         }
         if SEEDS in batch:
             values[SEEDS] = [batch[SEEDS][tree.group] for tree in trees]

@@ -46,6 +46,7 @@ from truing_oversight.menu_debate import STATEMENTS
 from truing_tensor.segments import owners
 from truing_tensor.turns import heard_fields
 from truing_texts.chat import Chat
+from truing_texts.quoting import words
 
 WHERE = '[generator] use = "debate"'
 _LOGPROBS = (LOGPROBS_OLD, LOGPROBS_SAMPLED)
@@ -203,11 +204,6 @@ class Debate:
                 values[key] = torch.tensor([value for side in own for value in side.logprobs[key]])
         kept = {key: value for key, value in batch.items() if key.dims in ("", "group", "prompt_token")}
         return Batch(kept).put_all(values)
-
-
-def words(text: Text) -> str:
-    """What a completion says."""
-    return text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)
 
 
 def _joined(said: Sequence[Message]) -> str:

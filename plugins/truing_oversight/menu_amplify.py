@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONSULTED: Field[list[list[list[Any]]]] = Field("consulted", "seq")
 """What an overseer asked on the way to an answer, in the order of the answers: of each question how deep it lay, 1 for
 those about the prompt itself, the question and its answer."""
+ASKED: Field[list[str]] = Field("asked", "group")
+"""The question that an overseer, or an assistant, is to answer, without what is said around it."""
 SPENT: Field[Tensor] = Field("spent", "seq", "int64")
 """How many tokens were read and written on the way to an answer, by the overseer and by the assistant."""
 
@@ -57,7 +59,12 @@ class Amplify(GeneratorSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "amplify"
     target: ClassVar[str] = "truing_oversight.amplify:Amplify"
-    offers: ClassVar = dict.fromkeys((CONSULTED, SPENT), "with an overseer and an assistant")
+    offers: ClassVar = {
+        **dict.fromkeys((CONSULTED, SPENT), "with an overseer and an assistant"),
+        ASKED: "around it, as [generator.overseer]",
+    }
+    hands: ClassVar = fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP, ASKED)
+    """What its parts are handed."""
 
     overseer: Annotated[GeneratorSpec, Meta(description="who decomposes and recombines; one sample of each")]
     assistant: Annotated[GeneratorSpec, Meta(description="who answers the simpler questions; one sample of each")]
@@ -80,8 +87,7 @@ class Amplify(GeneratorSpec, frozen=True, kw_only=True):
 
     def requires(self) -> Fields:
         """What whoever writes needs of prompts."""
-        made = fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP)
-        return self.overseer.requires() | self.assistant.requires() | made
+        return (self.overseer.requires() | self.assistant.requires() | self.hands) - fields(ASKED)
 
     def provides(self) -> Fields:
         """Answers, and what they were made of. Nothing is known of their log-probability behind the prompt alone."""
@@ -95,7 +101,7 @@ class Amplify(GeneratorSpec, frozen=True, kw_only=True):
                 yield Fault(option, "of everything one is written", "set samples = 1 in it, and samples here")
             if fields(OPPONENT, HEARD) & part.provides():
                 yield Fault(option, "its completions are no single texts", "take opponents and environment out of it")
-            if lacking := part.requires() - fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP):
+            if lacking := part.requires() - self.hands:
                 what = f'"{part.name}" reads {", ".join(sorted(map(str, lacking)))}, and a question has text alone'
                 yield Fault(option, what, 'use = "engine" reads texts')
 
@@ -118,8 +124,8 @@ class PowerOverseer(GeneratorSpec, frozen=True, kw_only=True):
     seed: Which = 0
 
     def requires(self) -> Fields:
-        """What it was asked."""
-        return fields(PROMPTS)
+        """The question, which `amplify` alone hands on, and the conversation about it."""
+        return fields(PROMPTS, ASKED)
 
     def provides(self) -> Fields:
         """What it writes, as text."""

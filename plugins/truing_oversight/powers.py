@@ -13,7 +13,7 @@ from truing.stage import Weights
 from truing_oversight import menu_amplify as menu
 from truing_tensor.made_up import MadeUp
 
-_QUESTION = re.compile(r"([a-z])\^(\d+)\(([A-Z])\)$")
+_QUESTION = re.compile(r"([a-z])\^(\d+)\(([A-Z])\)")
 
 
 def permutation_powers(spec: menu.PermutationPowers, run: Run) -> MadeUp:
@@ -41,12 +41,12 @@ class PowerOverseer:
 
     async def generate(self, batch: Batch) -> Batch:
         """The batch with what it writes next in each conversation."""
-        said = [self._next(prompt) for prompt in batch[PROMPTS]]
+        said = [self._next(*both) for both in zip(batch[menu.ASKED], batch[PROMPTS], strict=True)]
         return batch.put_all({COMPLETIONS: said, GROUP: torch.arange(len(said))})
 
-    def _next(self, prompt: Text) -> str:
+    def _next(self, asked: str, prompt: Text) -> str:
         assert not isinstance(prompt, str), "an overseer is shown a conversation"
-        found = _QUESTION.search(prompt[0]["content"])
+        found = _QUESTION.fullmatch(asked)
         if not found:
             return "This is no power of a permutation."
         letter, exponent, point = found[1], int(found[2]), found[3]

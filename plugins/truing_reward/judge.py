@@ -75,8 +75,11 @@ class Judging(ABC):
         self._asker = asker
         self._template = spec.template or prompts.TEMPLATES[spec.form]
         self._criteria = [prompts.CRITERIA.get(each, each) for each in spec.criteria or ("helpful",)]
+        self._principles: dict[str, str] = {}
         if spec.constitution:
-            self._criteria = [each.comparison for each in principles(spec.constitution, compared=True)]
+            found = principles(spec.constitution, compared=True)
+            self._criteria = [each.comparison for each in found]
+            self._principles = {each.comparison: each.id for each in found}
         self._told = 0
 
     async def score(self, batch: Batch) -> Batch:
@@ -114,6 +117,11 @@ class Judging(ABC):
     def criterion(self, *what: str) -> str:
         """The criterion for these texts, in whatever order they are shown."""
         return self._criteria[self._run.seed_for("criterion", *sorted(what)) % len(self._criteria)]
+
+    def kept(self, said: Comparison | Rating, *where: Any) -> dict[str, Any]:
+        """What is kept of a comparison or a rating: what it tells itself, and the principle it was made by."""
+        named = self._principles.get(said.criterion)
+        return {**({"principle": named} if named else {}), **said.row(*where)}
 
     def _lacking(self, last: Sequence[Verdict]) -> str:
         """How many verdicts are missing, why, and what was said in place of one."""
@@ -158,8 +166,9 @@ class Comparer(Judging):
             for each in some:
                 for seq in {each.first, each.second} - {GIVEN}:
                     told[seq].append(each.told())
-        rows = [[each.row(mine) for each in some] for some, mine in zip(compared, members, strict=True)]
-        pairs = _pairs([each for some in compared for each in some]) if self.spec.label_pairs else {}
+        rows = [[self.kept(each, mine) for each in some] for some, mine in zip(compared, members, strict=True)]
+        every = [each for some in compared for each in some]
+        pairs = _pairs(every, 1 - self.spec.clamp) if self.spec.label_pairs else {}
         return Found({SCORES: scores, **pairs}, told, rows)
 
     def _meetings(self, batch: Batch, group: int, mine: Sequence[int]) -> list[Meeting]:
@@ -213,16 +222,17 @@ class Rater(Judging):
             for seq in mine:
                 scores[seq] = known.get(seq, middle)
         told = [[rated[seq].told()] for seq in range(len(rated))]
-        rows = [[rated[seq].row(place) for place, seq in enumerate(mine)] for mine in members]
+        rows = [[self.kept(rated[seq], place) for place, seq in enumerate(mine)] for mine in members]
         return Found({SCORES: scores}, told, rows)
 
 
-def _pairs(compared: Sequence[Comparison]) -> dict[Field[Any], Any]:
-    """A pair of each comparison that has a verdict: CHOSEN is the likelier one to be better, SOFT how likely it is."""
+def _pairs(compared: Sequence[Comparison], most: float) -> dict[Field[Any], Any]:
+    """A pair of each comparison that has a verdict: CHOSEN is the likelier one to be better, SOFT how likely it is, and
+    that at most `most`."""
     known = [each for each in compared if each.known]
     better = [(each.first, each.second) if each.prefer >= 0.5 else (each.second, each.first) for each in known]
     return {
         CHOSEN: torch.tensor([chosen for chosen, _ in better], dtype=torch.int64),
         REJECTED: torch.tensor([rejected for _, rejected in better], dtype=torch.int64),
-        SOFT: torch.tensor([max(each.prefer, 1 - each.prefer) for each in known], dtype=torch.float32),
+        SOFT: torch.tensor([min(most, max(each.prefer, 1 - each.prefer)) for each in known], dtype=torch.float32),
     }

@@ -63,7 +63,10 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
     ] = []
     constitution: Annotated[
         str,
-        Meta(description="a file of principles, of which the `comparison` of each is judged by in place of `criteria`"),
+        Meta(
+            description="a file of principles, or pkg:PACKAGE/FILE, of which the `comparison` of each is judged by in "
+            "place of `criteria`"
+        ),
     ] = ""
     ties: Annotated[bool, Meta(description="let it say that neither is better, which counts half for each")] = False
     points: Annotated[int, Meta(ge=2, le=10, description="the best rating; the worst is 1")] = 5
@@ -74,6 +77,15 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
             "`soft`; instead of an [advantage]"
         ),
     ] = False
+    clamp: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=0.5,
+            description="how far `soft` of label_pairs is kept from 0 and 1: 0.4 keeps it within 0.4 and 0.6, as "
+            "constitutional AI does where a reasoning has made verdicts too sure (arXiv:2212.08073, section 4.1)",
+        ),
+    ] = 0.0
     template: Annotated[
         str,
         Meta(
@@ -126,6 +138,8 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
             yield Fault("points", f'points has no effect with form = "{self.form}"', 'write form = "points"')
         if self.form != "pairs" and self.label_pairs:
             yield Fault("label_pairs", f'form = "{self.form}" compares no two completions', 'write form = "pairs"')
+        if self.clamp and not self.label_pairs:
+            yield Fault("clamp", "clamp is of the soft labels of pairs", "write label_pairs = true, or take it out")
         for criterion in self.criteria:
             if criterion not in prompts.CRITERIA and len(criterion.split()) == 1:
                 mend = did_you_mean(criterion, prompts.CRITERIA)

@@ -176,6 +176,50 @@ def test_marks_in_an_answer_are_letters(folder: Path) -> None:
         assert [token for token in one if token in marks] == [token for token in other if token in marks]
 
 
+def test_somebody_else_criticises_where_one_is_named(folder: Path) -> None:
+    critic = Scripted(samples=1, lines=["The answer is rude."])
+    batch, teller = revised(folder, in_turns, questions("Is it?"), rounds=1, critic=critic)
+    assert [name for name, _, _ in teller.asked] == ["p0/0/answer", "p0/0/revision-1"]
+    assert teller.asked[1][1][3]["content"] == "The answer is rude."
+    assert batch[CRITIQUES][0][0]["critique"] == "The answer is rude."
+
+
+EXAMPLE = """[[principle]]
+id = "a"
+critique = "find"
+revision = "mend"
+comparison = "which is better"
+
+[[example]]
+principle = "a"
+prompt = "Who?"
+answer = "You fool."
+critique = "It calls names."
+revised = "You."
+"""
+
+
+def test_examples_of_a_constitution_come_before_what_is_asked_and_behind_what_the_system_says(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(EXAMPLE)
+    some = questions("Is it?").put(
+        PROMPTS, [[{"role": "system", "content": "Be brief."}, *questions("Is it?")[PROMPTS][0]]]
+    )
+    _, teller = revised(folder, in_turns, some, rounds=1, constitution=str(file))
+    shown = ["Who?", "You fool.", "find", "It calls names.", "mend", "You."]
+    said = [turn["content"] for turn in teller.asked[2][1]]
+    assert said == ["Be brief.", *shown, "Is it?", "turn 2", "find", "turn 10", "mend"]
+    _, teller = revised(
+        folder, lambda prompt: " yes", questions("Is it?", chat=False), rounds=1, constitution=str(file)
+    )
+    assert teller.asked[1][1] == (
+        "Who?You fool.\n\nCritique Request: find\n\nCritique: It calls names.\n\nRevision Request: mend\n\nRevision: "
+        "You.\n\nIs it? yes\n\nCritique Request: find\n\nCritique:"
+    )
+
+
 def test_an_answer_that_nothing_is_said_of_stays_as_it_is(folder: Path) -> None:
     def silent(prompt: Text) -> str:
         return "" if len(prompt) == 5 and "again" in str(prompt[0]) else in_turns(prompt)
@@ -278,6 +322,8 @@ GOOD = '[[principle]]\nid = "a"\ncritique = "find"\nrevision = "mend"\ncompariso
         (GOOD.replace("which is better", ""), 'principle "a" of .* has no comparison'),
         (GOOD + GOOD, "has 2 principles with id = 'a'"),
         (GOOD + GOOD.replace('"a"', '"b"'), "has 2 principles with critique = 'find'"),
+        (GOOD + GOOD.replace('"a"', '"b"').replace("find", "seek"), "2 principles with comparison = 'which is better'"),
+        (EXAMPLE.replace('principle = "a"', 'principle = "b"'), 'of the principle "b", which is none'),
     ],
 )
 def test_a_file_that_is_no_constitution_is_told_apart(tmp_path: Path, text: str, what: str) -> None:

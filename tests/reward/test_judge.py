@@ -134,6 +134,15 @@ def test_a_pair_of_each_comparison_says_which_is_better_and_how_surely(tmp_path:
     assert len(alone[SOFT]) == len(alone[CHOSEN]) == 0
 
 
+def test_a_label_is_no_surer_than_it_may_be_and_what_was_said_is_kept(tmp_path: Path) -> None:
+    some = texts(["a", "bbbbbbbbbbbbbbbbbbbb", "ab"])
+    batch, _ = compared(tmp_path, some, label_pairs=True)
+    clamped, _ = compared(tmp_path, some, label_pairs=True, clamp=0.4)
+    assert clamped[SOFT].tolist() == pytest.approx([min(0.6, soft) for soft in batch[SOFT].tolist()])
+    assert clamped[SOFT].min() < 0.6 < batch[SOFT].max()
+    assert clamped[VERDICTS] == batch[VERDICTS]
+
+
 def rows(batch: Batch) -> list[dict[str, Any]]:
     return [row for group in batch[VERDICTS] for row in group]
 
@@ -191,7 +200,9 @@ def test_a_constitution_says_what_is_judged_by(tmp_path: Path) -> None:
         )
     )
     batch, _ = compared(tmp_path, texts(*[[f"a{at}", f"b{at}"] for at in range(20)]), constitution=str(file))
-    assert {row["criterion"] for row in rows(batch)} == set(asked)
+    assert {(row["principle"], row["criterion"]) for row in rows(batch)} == {
+        (str(at), by) for at, by in enumerate(asked)
+    }
     (fault,) = Judge(model=ANY, constitution=str(file), criteria=["helpful"]).problems()
     assert fault.option == "criteria"
     (fault,) = Judge(model=ANY, constitution=str(tmp_path / "none.toml")).problems()
@@ -369,6 +380,7 @@ def test_a_template_that_changes_what_is_said_is_refused(tmp_path: Path, llama: 
         ({"form": "points", "label_pairs": True}, "label_pairs", "compares no two completions"),
         ({"criteria": ["helpfull"]}, "criteria", '"helpfull" is no criterion'),
         ({"criteria": ["helpful", "helpful"]}, "criteria", "named twice"),
+        ({"clamp": 0.4}, "clamp", "soft labels of pairs"),
         ({"template": "{prompt}\n{first}"}, "template", "no place for {second}"),
         ({"question": "Which? Say A."}, "question", "a verdict is called B"),
         ({"think": "Think."}, "think", "no [scorer.reasoning]"),

@@ -19,8 +19,8 @@ import torch
 from tests.science.children import ran, rows, where
 
 from truing_evaluate.intervals import mean_of
-from truing_oversight.debate import words
 from truing_oversight.powers import permutation
+from truing_texts.quoting import words
 
 POINTS = 8
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "amplify.toml"
