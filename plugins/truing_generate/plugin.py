@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from truing.check import PHASE_WEIGHTS
 from truing.fields import (
     COMPLETIONS,
     EARNED,
@@ -213,7 +214,8 @@ class ServedSpec(SamplingSpec, frozen=True, kw_only=True):
         str,
         Meta(
             description='folder or hub id of the tokenizer that encodes completions anew with tokens = "text", and '
-            "what an environment says"
+            "what an environment says; @PHASE for that of a model that was made",
+            extra=PHASE_WEIGHTS,
         ),
     ] = ""
     logprobs: Annotated[
@@ -329,7 +331,11 @@ class Scripted(CompletionsSpec, frozen=True, kw_only=True):
     lines: Annotated[list[str], Meta(description="completions for all other prompts, each in turn")] = []
     tokenizer: Annotated[
         str,
-        Meta(description='folder or hub id of a tokenizer; "": bytes are tokens 0 to 255, and 256 ends a completion'),
+        Meta(
+            description='folder or hub id of a tokenizer, or @PHASE; "": bytes are tokens 0 to 255, and 256 ends a '
+            "completion",
+            extra=PHASE_WEIGHTS,
+        ),
     ] = ""
     logprob: Annotated[float, Meta(le=0, description="log-probability of every token, of either kind")] = -1.0
     delay: Annotated[float, Meta(ge=0, description="seconds before an answer")] = 0.0

@@ -9,7 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from truing.stage import Fault
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""in capitals, as such names are by custom and keys are not: a key that stands here by mistake is not kept"""
 
 
 def root(url: str) -> str:
@@ -35,7 +36,7 @@ def problems(url: str, key_env: str) -> Iterable[Fault]:
     if key_env and not _VARIABLE.fullmatch(key_env):
         # It may be the key itself: it is not said again.
         mend = 'export TRUING_KEY=... in the shell, and set key_env = "TRUING_KEY"'
-        yield Fault("key_env", "this is no name of an environment variable", mend)
+        yield Fault("key_env", "this is no name of an environment variable, in capitals", mend)
     if key_env and parts.scheme == "http" and not loopback(parts.hostname):
         what = f"the key would go to {parts.hostname} in the clear"
         yield Fault("url", what, "use https, or a tunnel to 127.0.0.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -103,11 +104,26 @@ def track(folder: Folder, block: Block = None) -> None:
 
 
 def journal_of(folder: Path) -> Journal:
+    """The journal of a run that is gone on with. Raises UserError."""
     from truing.journal import Journal
 
     journal = Journal(folder.resolve())
     journal.read()
+    _stays_inside(journal.folder)
     return journal
+
+
+def _stays_inside(folder: Path) -> None:
+    """Refuse a run with a link to somewhere else: what is written into it would be written there. Raises UserError."""
+    from truing.errors import Problem, UserError
+
+    links = [path for path in sorted(folder.rglob("*")) if path.is_symlink()]
+    outside = [path for path in links if not path.resolve().is_relative_to(folder)]
+    if outside:
+        raise UserError(
+            Problem(str(path), f"it leads out of the run, to {path.resolve()}", "put what it names in its place")
+            for path in outside
+        )
 
 
 def return_to(journal: Journal) -> None:
@@ -288,9 +304,8 @@ def _tracking(recipe: Recipe) -> list[str]:
     """Where MLflow shows the run: a server's address, or the command that serves a file."""
     told: list[str] = [getattr(spec, "tracking_uri", "") for spec in recipe.observers if spec.name == "mlflow"]
     uris = [uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db" for uri in told]
-    return [
-        uri.rpartition("@")[2] if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}" for uri in uris
-    ]
+    public = [re.sub(r"(?<=://)[^/@]*@", "", uri) for uri in uris]
+    return [uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}" for uri in public]
 
 
 def _leave() -> NoReturn:
