@@ -226,10 +226,20 @@ class ModelSpec(Spec[Model], frozen=True, kw_only=True):
     phase: its typed tables. batches: some of its steps as its source gives them. steps: how many it has, `per_epoch` of
     them until the data come round again. looks: groups that are looked at without learning. earlier: specs of the
     models of the phases before, by name. None: it cannot say.
+
+    follower: a module for models that learn in several processes, all started by one launcher: the first calls
+    `lead(rank, count, gpus)`, and `end()` of what that gives when the run is over, every other `follow(recipe, rank,
+    count, gpus)`, whose result is its exit status. `model.parallel.processes` of the recipe says how many they are.
     """
 
     kind: ClassVar[str] = "model"
     planner: ClassVar[str] = ""
+    follower: ClassVar[str] = ""
+
+    @property
+    def processes(self) -> int:
+        """In how many processes it learns."""
+        return 1
 
     def encodes(self) -> Fields:
         """What `encode` adds to prompts that have no completions yet: what a generator can build on."""

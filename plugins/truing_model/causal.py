@@ -11,14 +11,13 @@ what was computed.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from truing.errors import Problem, RunFailed, UserError
@@ -26,7 +25,6 @@ from truing.events import Notice
 from truing.fields import (
     COLLISION_ENTROPY,
     ENTROPY,
-    GROUP,
     IDS,
     LOGPROBS,
     LOGPROBS_OLD,
@@ -47,18 +45,20 @@ from truing.run import Run, Stopped
 from truing.stage import Encoded, Loss, Optimizer
 from truing_model import plugin
 from truing_model.costs import costs_of, tokens_at_once
+from truing_model.crew import Alone, Crew, attached, filled, in_turns
 from truing_model.encode import Encoder
-from truing_model.forward import HEADS, Network, decoder_for
+from truing_model.forward import HEADS, READS, Network, decoder_for
 from truing_model.layout import Pieces, cut_into_pieces, only_some
+from truing_model.learner import MODEL, REFERENCE, Learner
 from truing_model.loading import cache_folder, load_model, load_tokenizer, origin, width_of
 from truing_model.lora import add_lora, merged
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
-from truing_model.state import dump, load_heads, load_state, save_heads, save_state, trainable
-from truing_model.step import StepSums, counts_of, surrogate
+from truing_model.state import dump, load_heads, save_heads, trainable
+from truing_model.step import StepSums, counts_of, needs_all, parts, reached
 from truing_model.trunk import share
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
-from truing_tensor.machine import computes_in_bf16, keep_freed_memory
+from truing_tensor.machine import computes_in_bf16, device_for, keep_freed_memory
 
 _AS_IT_IS: Mapping[Field[Any], Field[Tensor]] = {
     LOGPROBS_OLD: LOGPROBS,
@@ -79,13 +79,10 @@ class CausalLm:
         self.spec = spec
         self.run = run
         self.version = 0
-        self.accelerator = Accelerator(cpu=spec.device == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise RunFailed("truing trains in one process so far; start it without a launcher")
         if spec.trust_remote_code:
             whose = " and ".join(filter(None, (spec.path, spec.reference)))
             self._say(f"code that comes with the model {whose} is being run: trust_remote_code = true")
-        self.device = self.accelerator.device
+        self.device = device_for(spec.device)
         self.path = run.resolve(spec.path)
         self.bf16 = computes_in_bf16(spec.dtype, self.device.type, width_of(spec, self.path))
         self.tokenizer = load_tokenizer(spec, self.path)
@@ -119,6 +116,8 @@ class CausalLm:
             share(model)
         self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
         self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
+        self.learner = Learner(self._as)
+        self.crew: Crew = Alone(self.learner)
 
     def encode(self, batch: Batch) -> Encoded:
         """Text to tokens. Raises UserError for a token that the model has no weights for."""
@@ -140,37 +139,36 @@ class CausalLm:
         missing = wanted & _AS_IT_IS.keys() - batch.keys()
         if not missing:
             return batch
-        found = self._look(self.network, batch)
+        found = self._look(batch)
         return batch.put_all({key: found[_AS_IT_IS[key]] for key in missing})
 
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn for so many steps."""
-        made, schedule = optimizer.over(trainable(self.network), steps)
-        self.clip = optimizer.clip
-        self.network, self.optimizer, self.scheduler = self.accelerator.prepare(self.network, made, schedule)
+        self.crew = attached(self.crew, self.spec.parallel, self.run, optimizer, steps)
 
     def learn(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """One optimizer step. Raises Stopped with nothing changed, and RunFailed when something is not a number."""
-        self.network.train()
-        self.optimizer.zero_grad()
         sums = StepSums(counts_of(batch))
+        self.crew.same("begin")
         step, known = self._cut(batch), None
-        if _needs_all(loss, step):
+        if needs_all(loss, step):
             step, known = self._gradients_of_whole(batch, step, loss, sums)
-        for index, piece in enumerate(step.batches):
+        for some in self._in_turns(step):
             self._unless_stopped()
-            last = index == len(step.batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.network):
-                outputs = self._sound(self.network(piece), piece)
-                at = step.places[index]
-                gradients = _parts(known, at) if known else sums.gradient(loss, piece, outputs)
-                self.accelerator.backward(surrogate(outputs, gradients))
-        norm = self._gradient_norm()
+            last = some[-1] == len(step.batches) - 1
+            seeds = self._seeds(step)
+            given = [[_passed(step.batches[at]), seeds[at], last] for at in filled(self.crew.count, some)]
+            outputs = self.crew.each("forward", given)
+            gradients = [[Batch()]] * self.crew.count
+            for rank, at in enumerate(some):
+                piece = step.batches[at]
+                found = self._sound(outputs[rank], piece)
+                gradients[rank] = [Batch(parts(known, step.places[at]) if known else sums.gradient(loss, piece, found))]
+            self.crew.each("backward", gradients)
+        norm = self.crew.same("norm")
         if not torch.isfinite(norm):
             raise self._not_a_number("the gradient", batch)
-        rate = self.scheduler.get_last_lr()[0]
-        self.optimizer.step()
-        self.scheduler.step()
+        rate = self.crew.same("move")
         self.version += 1
         tokens = float(len(batch[PROMPT_TOKENS]) + len(batch[TOKENS]))
         return {**sums.report(), "gradient_norm": float(norm), "learning_rate": rate, "tokens": tokens}
@@ -178,39 +176,46 @@ class CausalLm:
     def measure(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """The loss's terms and metrics on a batch, without learning. Raises Stopped."""
         sums = StepSums(counts_of(batch))
-        sums.look(loss, batch, self._look(self.network, batch))
+        sums.look(loss, batch, self._look(batch))
         return sums.report()
 
     def weights(self) -> ModelWeights:
         """Its weights as they are now; they are read before the next step is learned."""
-        return ModelWeights(self.version, origin(self.spec, self.path), self._bare().model, self._reference_weights)
+        place, whole = origin(self.spec, self.path), partial(self.crew.whole, MODEL)
+        return ModelWeights(self.version, place, self.network.model, self._reference_weights, whole=whole)
 
     def _reference_weights(self) -> ModelWeights:
         if self.spec.lora_rank and not self.reference_path:
-            return ModelWeights(0, origin(self.spec, self.path), self._bare().model, adapted=False)
-        return ModelWeights(0, origin(self.spec, self.reference_path or self.path), self.reference.model)
+            whole, place = partial(self.crew.whole, MODEL), origin(self.spec, self.path)
+            return ModelWeights(0, place, self.network.model, adapted=False, whole=whole)
+        whole, place = partial(self.crew.whole, REFERENCE), origin(self.spec, self.reference_path or self.path)
+        return ModelWeights(0, place, self.reference.model, whole=whole)
 
     def checkpoint(self, folder: Path) -> None:
         """Write what is needed to go on."""
         self._keep_reference()
-        save_state(folder, self._bare(), self.optimizer, self.scheduler, self.version)
+        self.crew.same("save", str(folder), self.version)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""
-        self.version = load_state(folder, self._bare(), self.optimizer, self.scheduler)
+        self.version = self.crew.same("load", str(folder))
 
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads; with LoRA the merged model, and the adapter itself in `adapter/`."""
         self._keep_reference()
-        model = self._bare().model
+        with self.crew.whole(MODEL):
+            return self._export(folder)
+
+    def _export(self, folder: Path) -> dict[str, Any]:
+        model = self.network.model
         # Counted now: an adapter that is merged has no weights left.
-        trained = sum(value.numel() for value in trainable(self._bare()).values())
+        trained = sum(value.numel() for value in trainable(self.network).values())
         if self.spec.lora_rank:
             model.save_pretrained(folder / "adapter")
             model = merged(model)
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        save_heads(folder, self._bare().heads)
+        save_heads(folder, self.network.heads)
         return {
             "architecture": type(model).__name__,
             "parameters": sum(value.numel() for value in model.parameters()),
@@ -246,9 +251,6 @@ class CausalLm:
         except ValueError as error:
             what = f"this model cannot have shared rows: {error}"
             raise UserError(Problem(self.spec.path, what, 'leave layout at "auto"')) from None
-
-    def _bare(self) -> Network:
-        return self.accelerator.unwrap_model(self.network)
 
     def _check_reference(self) -> None:
         """Refuse a reference that calls its tokens otherwise. Raises UserError."""
@@ -286,8 +288,7 @@ class CausalLm:
         return torch.cat([logprobs for logprobs in known if logprobs is not None])
 
     def _ask_anew(self, batch: Batch) -> Tensor:
-        with self._as_reference() as reference:
-            return self._look(reference, batch, "the reference")[LOGPROBS]
+        return self._look(batch, REFERENCE)[LOGPROBS]
 
     @cached_property
     def reference(self) -> Network:
@@ -305,52 +306,59 @@ class CausalLm:
         return self.bf16 if asked == "auto" else asked == "bf16"
 
     @contextmanager
-    def _as_reference(self) -> Iterator[nn.Module]:
-        if self.spec.lora_rank and not self.reference_path:
-            with self._bare().model.disable_adapter():
+    def _as(self, who: str) -> Iterator[nn.Module]:
+        """The network that answers as the model, or as its reference."""
+        if who == MODEL:
+            yield self.network
+        elif self.spec.lora_rank and not self.reference_path:
+            with self.network.model.disable_adapter():
                 yield self.network
         else:
             yield self.reference
 
     def _cut(self, batch: Batch) -> Pieces:
-        return cut_into_pieces(batch, self.budget, self.costs)
+        return cut_into_pieces(batch, self.budget, self.costs, self.crew.count)
+
+    def _in_turns(self, step: Pieces) -> Iterator[Sequence[int]]:
+        return in_turns(self.crew.count, range(len(step.batches)))
+
+    def _seeds(self, step: Pieces) -> list[int | None]:
+        """Of dropout, for each piece: the same whenever and wherever it goes forward."""
+        told = ("dropout", self.run.phase, self.learner.steps) if self._drops else ()
+        return [self.run.seed_for(*told, at) if told else None for at in range(len(step.batches))]
 
     def _gradients_of_whole(
         self, batch: Batch, step: Pieces, loss: Loss, sums: StepSums
     ) -> tuple[Pieces, Mapping[Field[Tensor], Tensor]]:
         """The gradient of the loss with respect to the outputs of all pieces together, and what must go forward again
         to carry it back: a completion that it leaves alone, one that is there for an estimate, need not."""
-        random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        with torch.no_grad():
-            outputs = self._together(self.network, step)
-        # Dropout must be the same when the pieces go forward again; then they must be the same pieces, too.
-        torch.set_rng_state(random[0])
-        if random[1]:
-            torch.cuda.set_rng_state_all(random[1])
+        # Dropout will be the same when the pieces go forward again, if they are the same pieces.
+        outputs = self._together(MODEL, step, self._seeds(step))
         gradients = sums.gradient(loss, batch, outputs)
-        taught = _taught(batch, gradients)
+        taught = reached(batch, gradients)
         if taught.all() or not taught.any() or self._drops:
             return step, gradients
         tokens = taught[batch[SEQ]]
         kept = {key: value[tokens if key.dims == "token" else taught] for key, value in gradients.items()}
         return self._cut(only_some(batch, taught)), kept
 
-    def _together(self, network: nn.Module, step: Pieces, who: str = "the model") -> Batch:
-        """The outputs of all pieces, put in the order of the step."""
+    def _together(self, who: str, step: Pieces, seeds: Sequence[int | None]) -> Batch:
+        """The outputs of all pieces without gradients, put in the order of the step."""
         found: dict[Field[Tensor], Tensor] = {}
-        for piece, at in zip(step.batches, step.places, strict=True):
+        for some in self._in_turns(step):
             self._unless_stopped()
-            for key, value in self._sound(network(piece), piece, who).items():
-                size = sum(len(places[key.dims]) for places in step.places)
-                whole = found.setdefault(key, torch.empty(size, *value.shape[1:]))
-                whole[at[key.dims]] = value.float().cpu()
+            given = [[who, _passed(step.batches[at]), seeds[at]] for at in filled(self.crew.count, some)]
+            for at, outputs in zip(some, self.crew.each("look", given), strict=False):
+                for key, value in self._sound(outputs, step.batches[at], f"the {who}").items():
+                    size = sum(len(places[key.dims]) for places in step.places)
+                    whole = found.setdefault(key, torch.empty(size, *value.shape[1:]))
+                    whole[step.places[at][key.dims]] = value.float().cpu()
         return Batch(found)
 
-    def _look(self, network: nn.Module, batch: Batch, who: str = "the model") -> Batch:
+    def _look(self, batch: Batch, who: str = MODEL) -> Batch:
         """What a network gives of a batch, without gradients and without dropout."""
-        network.eval()
-        with torch.no_grad():
-            return self._together(network, self._cut(batch), who)
+        step = self._cut(batch)
+        return self._together(who, step, [None] * len(step.batches))
 
     def _unless_stopped(self) -> None:
         if self.run.stop:
@@ -368,31 +376,10 @@ class CausalLm:
         folder = dump(self.run.phase_folder / f"not-a-number-step-{step:06d}", batch)
         return RunFailed(f"step {step}: {what} is not a number; the groups were {', '.join(batch[IDS])}; see {folder}")
 
-    def _gradient_norm(self) -> torch.Tensor:
-        limit = self.clip or float("inf")
-        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
 
-
-def _needs_all(loss: Loss, step: Pieces) -> bool:
-    """Whether a loss must see all pieces at once: it says so, or some group is in two of them."""
-    if len(step.batches) == 1:
-        return False
-    return getattr(loss, "whole_step", False) or (step.cut and not getattr(loss, "by_completion", False))
-
-
-def _parts(whole: Mapping[Field[Tensor], Tensor], at: Mapping[str, Tensor]) -> Mapping[Field[Tensor], Tensor]:
-    return {key: value[at[key.dims]] for key, value in whole.items()}
-
-
-def _taught(batch: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
-    """Which completions [seq] some gradient reaches; all of them where one runs along anything but them."""
-    taught = torch.zeros(len(batch[GROUP]), dtype=torch.bool)
-    for key, value in gradients.items():
-        if key.dims == "token":
-            taught |= torch.zeros(len(taught)).index_add(0, batch[SEQ], (value != 0).float()) > 0
-        else:
-            taught |= (value != 0).reshape(len(taught), -1).any(1) if key.dims == "seq" else torch.ones_like(taught)
-    return taught
+def _passed(piece: Batch) -> Batch:
+    """What goes through a network of a piece."""
+    return piece.only(READS)
 
 
 def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:

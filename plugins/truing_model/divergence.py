@@ -24,7 +24,7 @@ class Reference(CausalLm):
         if largest >= self.vocabulary:
             what = f"token {largest} was sampled, and this model has weights for {self.vocabulary}"
             raise UserError(Problem(self.spec.path, what, "use a reference with the policy's vocabulary"))
-        return self._look(self.network, batch)[LOGPROBS]
+        return self._look(batch)[LOGPROBS]
 
 
 class Divergence:

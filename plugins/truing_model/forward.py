@@ -13,14 +13,22 @@ from torch.nn.functional import cross_entropy
 from truing.fields import (
     COLLISION_ENTROPY,
     ENTROPY,
+    GROUP,
+    HEARD,
+    HEARD_BEFORE,
+    IDS,
     LOGPROBS,
     MEMBER_SCORES,
     NORMAL_SCORES,
+    PROMPT_GROUP,
+    PROMPT_TOKENS,
     SCORES,
+    SEQ,
     STEP_END,
     STEP_LOGITS,
     STEP_SCORES,
     TASTES,
+    TOKENS,
     TRAITS,
     VALUES,
     Batch,
@@ -55,6 +63,9 @@ SEVERAL = fields(MEMBER_SCORES, TRAITS, NORMAL_SCORES, STEP_LOGITS)
 SEAT: Field[Tensor] = Field("seat", "pair", "int64")
 """The place of who compared a pair in the table of tastes; -1: nobody who is known."""
 
+READS = fields(IDS, GROUP, PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, HEARD, HEARD_BEFORE, STEP_END, SEAT)
+"""What a network looks at of a piece."""
+
 
 class Network(nn.Module):
     """A model behind one door: a piece of a step in, the wanted fields out.
@@ -82,6 +93,11 @@ class Network(nn.Module):
     def base(self) -> Any:
         """The model of transformers itself, adapters inside."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def call_layers(self) -> None:
+        """From now on call each layer as the module it is."""
+        if self._decoder:
+            self._decoder.call_layers()
 
     def forward(self, batch: Batch) -> Batch:
         """What the network gives of a piece. Only what some head reads is computed in the last layer."""

@@ -95,4 +95,6 @@ def load_adapter(folder: Path, model: Any) -> None:
 def merged(model: Any) -> PreTrainedModel:
     """The plain model with the adapter's update added in fp32, where small updates are not rounded away."""
     unshare(model)
-    return model.float().merge_and_unload()
+    for value in model.parameters():
+        value.data = value.data.float()
+    return model.merge_and_unload()

@@ -50,6 +50,7 @@ from truing_model.head import CHUNK, KEPT
 from truing_model.layout import cut_into_pieces, lengths_of
 from truing_model.loading import load_tokenizer, origin
 from truing_model.memory import Company, memory as held, sampling
+from truing_model.planning_parallel import bytes_of_one, seconds_of_one
 from truing_model.scratch import write_scratch
 from truing_model.trial import Moved, Outline, Tried, layers_alone
 
@@ -88,13 +89,14 @@ def plan(
         **held(company, reference, tried, moved, largest.targets),
         **sampling(outline, phase, [step.batch for step in cut], libraries),
     }
+    memory = bytes_of_one(memory, spec.parallel, outline.size)
     # In a step of one piece, gradients come as activations go.
     apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
     speed = _Speed(company, tried, moved, largest, outline.head(largest.targets))
     # What the reference says of a group is kept, so it is asked in the first pass; of what is sampled it is not.
     asked = 1.0 if phase.generator else min(steps, per_epoch) / steps
     asked *= reference.size.costs.token / outline.size.costs.token if reference else 1.0
-    shares = _shares(speed, cut, phase, asked)
+    shares = seconds_of_one(_shares(speed, cut, phase, asked), spec.parallel)
     # Of a holdout that is sampled, nothing is told.
     looks = 0 if phase.generator else looks
     looked = looks / fmean(len(step.batch[IDS]) for step in cut) * fmean(map(speed.look, cut))
@@ -226,7 +228,7 @@ def _cut(outline: Outline, batch: Batch, encoding: float) -> Step | None:
         return None
     costs, layers = outline.size.costs, layers_alone(outline.size.costs)
     began = time.perf_counter()
-    found = cut_into_pieces(batch, outline.budget, costs)
+    found = cut_into_pieces(batch, outline.budget, costs, outline.spec.processes)
     seconds = time.perf_counter() - began
     pieces: list[Piece] = []
     for piece in found.batches:
@@ -333,6 +335,8 @@ def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
     ]
     if getattr(outline.source, "trust_remote_code", False):
         found.append(f"code that comes with the model {getattr(outline.source, 'path', '')} was run for this")
+    if outline.spec.processes > 1:
+        found.append(f"of the first of {outline.spec.processes} processes; what passes between them takes more time")
     if phase.generator:
         found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
     if outline.narrower > 1:

@@ -34,6 +34,7 @@ from truing.fields import (
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec, ScorerSpec
 from truing_model import paths
+from truing_model.menu_parallel import Parallel
 
 ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
 """What every model adds to text."""
@@ -82,12 +83,21 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         ),
     ] = 0
 
+    parallel: Annotated[
+        Parallel | None, Meta(description="the processes that it learns in; none: this one, [model.parallel] otherwise")
+    ] = None
+
     value_head: Annotated[
         bool, Meta(description="also say, at every token, what reward is to be expected; on the same trunk")
     ] = False
 
     planner: ClassVar[str] = "truing_model.planning:plan"
+    follower: ClassVar[str] = "truing_model.following"
     offers: ClassVar = {VALUES: _VALUED, VALUES_OLD: _VALUED}
+
+    @property
+    def processes(self) -> int:
+        return self.parallel.processes if self.parallel else 1
 
     def requires(self) -> Fields:
         return fields(IDS, PROMPTS, COMPLETIONS, GROUP)

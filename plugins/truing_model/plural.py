@@ -118,7 +118,7 @@ class ConditionedRewardModel(PluralModel):
     def tastes(self, names: list[str]) -> Tensor:
         """[person, 1 + trait] of people whom the model has met."""
         with torch.no_grad():
-            return self._bare().heads[HEADS[TASTES]](torch.tensor([self.seats[name] for name in names])).float()
+            return self.network.heads[HEADS[TASTES]](torch.tensor([self.seats[name] for name in names])).float()
 
     def _gives(self) -> Fields:
         return fields(TRAITS, TASTES)

@@ -23,6 +23,7 @@ from truing.stage import Loss, Optimizer
 from truing_model import menu_policy as menu, plugin
 from truing_model.causal import CausalLm
 from truing_model.critic import ActorCritic, Critic, fitting
+from truing_model.learner import MODEL
 from truing_tensor.groups import take
 
 
@@ -78,9 +79,10 @@ class Policy(CausalLm):
 
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads; in `critic/` the critic, if it has one."""
-        facts = dict(super().export(folder))
-        if self._critic:
-            facts["critic"] = self._critic.export(folder / "critic")["parameters"]
+        with self.crew.whole(MODEL):
+            facts = dict(super().export(folder))
+            if self._critic:
+                facts["critic"] = self._critic.export(folder / "critic")["parameters"]
         return facts
 
     def _unless_stopped(self) -> None:

@@ -20,6 +20,7 @@ from truing.stage import Loss, LossValue
 from truing_model import plugin, scale
 from truing_model.causal import CausalLm
 from truing_model.forward import HEADS
+from truing_model.learner import MODEL
 from truing_model.loading import kind_of, load_scorer, numbers_of
 from truing_model.lora import adapter_options, keep_head, load_adapter
 
@@ -68,8 +69,9 @@ class RewardModel(CausalLm):
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads, and the scale of the scores if there was a holdout. The head is in
         the adapter, too."""
-        head = {name: value.clone() for name, value in self._bare().heads[HEADS[self.gives]].state_dict().items()}
-        facts = dict(super().export(folder))
+        with self.crew.whole(MODEL):
+            head = {name: value.clone() for name, value in self.network.heads[HEADS[self.gives]].state_dict().items()}
+            facts = dict(super().export(folder))
         if self.spec.lora_rank:
             keep_head(folder / "adapter", head)
         if self._seen and self._seen.version == self.version:
@@ -87,7 +89,7 @@ class RewardModel(CausalLm):
         if largest >= self.vocabulary:
             what = f"token {largest} was sampled, and this reward model has weights for {self.vocabulary}"
             raise UserError(Problem(self.spec.path, what, "use a reward model with the policy's vocabulary"))
-        return _by_member(self._look(self.network, batch)[self.gives])
+        return _by_member(self._look(batch)[self.gives])
 
     def _load(self, path: str, held: torch.dtype) -> Any:
         has, wanted = numbers_of(self.spec, path), self.spec.members

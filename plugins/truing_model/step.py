@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from truing.fields import Batch, Field
+from truing.fields import GROUP, SEQ, Batch, Field
 from truing.stage import Loss, LossValue, Term
+from truing_model.layout import Pieces
 from truing_tensor.groups import count
 
 Counts = Mapping[str, int]
@@ -116,6 +117,29 @@ def with_explained(means: Mapping[str, float]) -> dict[str, float]:
         if tt - t * t > _ROUNDING * tt:
             found[name] = 1 - (ee - e * e) / (tt - t * t)
     return found
+
+
+def needs_all(loss: Loss, step: Pieces) -> bool:
+    """Whether a loss must see all pieces at once: it says so, or some group is in two of them."""
+    if len(step.batches) == 1:
+        return False
+    return getattr(loss, "whole_step", False) or (step.cut and not getattr(loss, "by_completion", False))
+
+
+def parts(whole: Mapping[Field[Tensor], Tensor], at: Mapping[str, Tensor]) -> Mapping[Field[Tensor], Tensor]:
+    """Of gradients of a whole step, those of a piece that lies at these places."""
+    return {key: value[at[key.dims]] for key, value in whole.items()}
+
+
+def reached(batch: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
+    """Which completions [seq] some gradient reaches; all of them where one runs along anything but them."""
+    taught = torch.zeros(len(batch[GROUP]), dtype=torch.bool)
+    for key, value in gradients.items():
+        if key.dims == "token":
+            taught |= torch.zeros(len(taught)).index_add(0, batch[SEQ], (value != 0).float()) > 0
+        else:
+            taught |= (value != 0).reshape(len(taught), -1).any(1) if key.dims == "seq" else torch.ones_like(taught)
+    return taught
 
 
 def surrogate(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:

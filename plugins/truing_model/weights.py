@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 class ModelWeights:
     """version: optimizer steps taken. origin: what transformers loads configuration and tokenizer from. model: of
     transformers, or peft's wrapper of one. held_to: the weights of its reference; a reference has none but itself.
-    adapted: with its adapters, else the weights below them."""
+    adapted: with its adapters, else the weights below them. whole: puts weights together that processes share."""
 
     version: int
     origin: str
     model: nn.Module
     held_to: Callable[[], ModelWeights] | None = None
     adapted: bool = True
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def reference(self) -> ModelWeights:
         """The weights of the reference, as it was loaded."""
@@ -30,6 +32,10 @@ class ModelWeights:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by the name it has without adapters. One of a layer with an adapter is made when it is asked
         for; all others are the model's own, not copies."""
+        with self.whole():
+            yield from self._tensors()
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         model: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         for name, value in model.named_parameters():
             if ".lora_" in name or "modules_to_save" in name:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +50,7 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         self._decoder = model.get_decoder()
         self.checkpointing = False
+        self._called = False
         with _in_fp32(self._decoder):
             expected = _one_by_one(model)
             self.own_layers = _like_llama(self._decoder) and _gives(self._through_own_layers, expected)
@@ -81,16 +82,24 @@ class Decoder:
         half = cos.shape[-1] // 2
         turns = cos[0, :, None, :half], sin[0, :, None, :half]
         layers: list[Any] = list(self._decoder.layers)
+        call = nn.Module.__call__ if self._called else self._run
         for layer in layers[: len(layers) - (last is not None)]:
-            hidden = self._run(_layer, layer, hidden, turns, attend, None)
+            hidden = call(layer, hidden, turns, attend, None)
         if last is not None:
-            hidden = self._run(_layer, layers[-1], hidden, turns, last, last.rows)
+            hidden = call(layers[-1], hidden, turns, last, last.rows)
         return _norm(self._decoder.norm, hidden)
 
-    def _run(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def call_layers(self) -> None:
+        """From now on call each layer as the module it is, so that what hangs on its calls is heard."""
+        if self.own_layers:
+            self._called = True
+            for layer in self._decoder.layers:
+                layer.forward = partial(self._run, layer)
+
+    def _run(self, layer: Any, *arguments: Any) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(work, *arguments, use_reentrant=False)
-        return work(*arguments)
+            return checkpoint(_layer, layer, *arguments, use_reentrant=False)
+        return _layer(layer, *arguments)
 
 
 def plain_head(model: nn.Module) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import time
 from functools import cache
@@ -12,6 +13,14 @@ import torch
 _NARROW = 128
 """below this width of its hidden states a model gains nothing from bfloat16 and loses digits: casting takes the time
 that products save"""
+
+
+def device_for(wanted: str) -> torch.device:
+    """Where a model runs. wanted: "cpu", or else an accelerator, if there is one: of several, that of this process."""
+    found = None if wanted == "cpu" else torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return torch.device("cpu")
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0"))) if found.type == "cuda" else found
 
 
 def computes_in_bf16(wanted: str, device: str, width: int) -> bool:

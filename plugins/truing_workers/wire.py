@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import importlib
 import socket
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, cast, get_type_hints
 
 import msgspec
-import torch
-from torch import Tensor
 
 from truing.errors import Problem, RunFailed, TruingError, UserError
-from truing.fields import Batch, Field, Fields
 from truing.run import Stopped
 from truing.stage import AnySpec, Spec, component_of
-
-_LENGTH_BYTES = 8
+from truing_remote.frames import Frames
+from truing_tensor.columns import (
+    Column,
+    batch_of as batch_of,
+    columns_of as columns_of,
+    name_of as name_of,
+    place_of as place_of,
+)
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -43,14 +44,6 @@ class Sheet(msgspec.Struct):
     lines: list[Line]
     size: int
     digest: str
-
-
-class Column(msgspec.Struct, array_like=True):
-    """A field of a batch. tensor: type and shape, and then `value` is its bytes; else it is msgpack."""
-
-    field: tuple[str, str, str, str]
-    tensor: tuple[str, list[int]] | None
-    value: bytes
 
 
 class Start(msgspec.Struct, tag=True):
@@ -139,87 +132,17 @@ class Link:
     """One end of the wire. Any thread may send; one receives."""
 
     def __init__(self, end: socket.socket) -> None:
-        self._end = end
-        self._sending = threading.Lock()
+        self._frames = Frames(end)
+        self.leave, self.close = self._frames.leave, self._frames.close
 
     def send(self, message: Order | Answer) -> None:
         """Raises OSError when nobody is at the other end."""
-        content = msgspec.msgpack.encode(message)
-        with self._sending:
-            self._end.sendall(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
+        self._frames.send(msgspec.msgpack.encode(message))
 
     def receive(self) -> Order | Answer | None:
         """The next message; None when nobody is at the other end any more."""
-        length = self._read(_LENGTH_BYTES)
-        content = self._read(int.from_bytes(length, "big")) if length else b""
+        content = self._frames.receive()
         return msgspec.msgpack.decode(content, type=Order | Answer) if content else None
-
-    def leave(self) -> None:
-        """Say no more: the other end hears of it."""
-        with suppress(OSError):
-            self._end.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        """Give the end back."""
-        self._end.close()
-
-    def _read(self, count: int) -> bytes:
-        read = bytearray(count)
-        view = memoryview(read)
-        while view:
-            try:
-                got = self._end.recv_into(view)
-            except OSError:
-                return b""
-            if not got:
-                return b""
-            view = view[got:]
-        return bytes(read)
-
-
-def columns_of(batch: Batch, needed: Fields) -> list[Column]:
-    """A batch as it travels. What is needed must, and of the rest goes what can. Raises RunFailed."""
-    columns: list[Column] = []
-    for key, value in batch.items():
-        try:
-            columns.append(_column(key, value))
-        except TypeError as error:
-            if key in needed:
-                raise RunFailed(f"{key} cannot be sent to another process: {error}") from None
-    return columns
-
-
-def batch_of(columns: list[Column]) -> Batch:
-    """The batch that travelled."""
-    return Batch({Field(*column.field): _value(column) for column in columns})
-
-
-def place_of(field: Field[Any]) -> tuple[str, str, str, str]:
-    """A field as it travels."""
-    return field.name, field.dims, field.dtype, field.into
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32."""
-    return str(dtype).removeprefix("torch.")
-
-
-def _column(key: Field[Any], value: Any) -> Column:
-    if not isinstance(value, Tensor):
-        return Column(place_of(key), None, msgspec.msgpack.encode(value))
-    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return Column(place_of(key), (name_of(value.dtype), list(value.shape)), flat.numpy().tobytes())
-
-
-def _value(column: Column) -> Any:
-    if column.tensor is None:
-        return msgspec.msgpack.decode(column.value)
-    dtype, shape = getattr(torch, column.tensor[0]), column.tensor[1]
-    return (
-        torch.frombuffer(bytearray(column.value), dtype=dtype).reshape(shape)
-        if column.value
-        else torch.empty(shape, dtype=dtype)
-    )
 
 
 # --- components -------------------------------------------------------------------------------------------------------

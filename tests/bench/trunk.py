@@ -63,7 +63,7 @@ def measure(folder: str, reward: str, way: str) -> None:
     batch = anyio.run(scorer.score, batch)
     loss = Ppo()
     policy.learn(policy.annotate(batch, loss.requires()), loss.build(run))
-    size = sum(value.numel() * value.element_size() for value in policy._bare().base.parameters()) / 2**20
+    size = sum(value.numel() * value.element_size() for value in policy.network.base.parameters()) / 2**20
     print(
         f"{way:>12}  weights {size:.0f} MiB  built {built - before:.0f} MiB  peak {peak() - before:.0f} MiB", flush=True
     )

@@ -111,8 +111,8 @@ def test_parameters_and_what_the_optimizer_keeps_are_exact(told, here, options):
     model.attach(found.optimizer.build(model.run), 1)
     for value in learning:
         value.grad = value.detach().clone()
-    model.optimizer.step()
-    kept = sum(slot.nbytes for state in model.optimizer.state.values() for slot in state.values())
+    model.learner.optimizer.step()
+    kept = sum(slot.nbytes for state in model.learner.optimizer.state.values() for slot in state.values())
     assert estimate["memory"]["optimizer"] == kept
 
 

@@ -21,6 +21,8 @@ SANDBOXED = {"plugins/truing_reward/verifiers/unit_tests.py", "plugins/truing_re
 """Where text is run as code, inside of the sandbox."""
 LISTENERS = {"listen", "create_server", "start_server", "serve_forever", "HTTPServer", "ThreadingHTTPServer"}
 LISTENERS |= {"create_tcp_listener", "create_unix_listener"}
+AMONG_THEMSELVES = {"plugins/truing_model/team.py"}
+"""Where processes of one run find each other: on the loopback where they are on one machine, and only with a token."""
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -38,7 +40,8 @@ def test_nothing_is_unpickled_and_no_text_is_run(path: Path) -> None:
         where = f"{name_of(path)}:{node.lineno} calls {called}"
         assert called not in LOADERS, where
         assert called not in RUNNERS or name_of(path) in SANDBOXED, where
-        assert called.rpartition(".")[2] not in LISTENERS, f"{where}: truing asks servers and is none"
+        fine = called.rpartition(".")[2] not in LISTENERS or name_of(path) in AMONG_THEMSELVES
+        assert fine, f"{where}: truing asks servers and is none"
         for keyword in node.keywords:
             assert keyword.arg not in ("shell", "allow_pickle"), f"{where} with {keyword.arg}"
 

@@ -29,7 +29,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every micro-batch that went through a model without gradients."""
     seen: list[Batch] = []
     look = Built._look
-    monkeypatch.setattr(Built, "_look", lambda self, *asked: seen.append(asked[1]) or look(self, *asked))
+    monkeypatch.setattr(Built, "_look", lambda self, *asked: seen.append(asked[0]) or look(self, *asked))
     return seen
 
 

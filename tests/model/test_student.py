@@ -167,7 +167,7 @@ def test_a_student_tells_at_every_token_how_far_it_is_from_its_teacher(
 
     model, _ = student(family_folder("llama"), teacher, tmp_path, layout=layout, beta=0.3)
     batch = model.encode(batch_of(pairs(3))).batch
-    found = model._look(model.network, batch)[TEACHER_DIVERGENCE]
+    found = model._look(batch)[TEACHER_DIVERGENCE]
     both = [AutoModelForCausalLM.from_pretrained(place) for place in (teacher, family_folder("llama"))]
     expected = list[Tensor]()
     for seq in range(int(batch[SEQ].max()) + 1):
@@ -206,7 +206,7 @@ def test_it_comes_nearer_step_by_step_and_the_teacher_stays_and_is_written_nowhe
 def test_the_divergence_is_not_made_where_nobody_wants_it(family_folder: Any, teacher: Path, tmp_path: Path) -> None:
     run = Run("test", tmp_path, 0, Bus())
     model: Any = Student(path=str(family_folder("llama")), teacher=str(teacher), device="cpu").build(run)
-    assert set(model._look(model.network, model.encode(batch_of(pairs(2))).batch)) == {LOGPROBS}
+    assert set(model._look(model.encode(batch_of(pairs(2))).batch)) == {LOGPROBS}
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_before_and_after_anything_is_loaded(

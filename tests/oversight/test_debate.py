@@ -120,12 +120,12 @@ def test_what_is_learned_from_is_token_for_token_what_the_model_said_in_the_deba
     held = debated(tmp_path, rounds=2, order=order, samples=2)
     batch = held.debates
     assert batch[TURNS].tolist() == [2] * 8
-    again = held.model._look(held.model.network, batch)[LOGPROBS]
+    again = held.model._look(batch)[LOGPROBS]
     torch.testing.assert_close(again, batch[LOGPROBS_OLD], rtol=0, atol=1e-4)
     # A debate that is taken out of the batch keeps what it heard.
     alone = take(batch, [2])
     torch.testing.assert_close(
-        held.model._look(held.model.network, alone)[LOGPROBS], again[batch[GROUP][batch[SEQ]] == 2], rtol=0, atol=1e-4
+        held.model._look(alone)[LOGPROBS], again[batch[GROUP][batch[SEQ]] == 2], rtol=0, atol=1e-4
     )
     assert len(batch[TOKENS]) > int(batch[HEARD_BEFORE].max())
 

@@ -72,9 +72,7 @@ def test_a_scorer_says_what_the_model_learned_of_each_person_and_of_strangers_wh
     model = conditioned(llama, run, lora_rank=rank)
     batch = compared(model)
     taught(model, batch, BradleyTerryConditioned().build(NOBODY))
-    given = model._look(
-        model.network, model._seated(batch.put(ANNOTATOR, ["ann", "ben", "cy", "nobody", "ben", "ann"]))
-    )
+    given = model._look(model._seated(batch.put(ANNOTATOR, ["ann", "ben", "cy", "nobody", "ben", "ann"])))
     assert given[TASTES][3].tolist() == [1.0, 0.0, 0.0]
     assert bool((given[TASTES][:3, 1:] != 0).all())
     model.export(tmp_path / "made")
@@ -137,7 +135,7 @@ def test_a_distribution_gives_a_mean_a_deviation_and_the_quantile_that_is_asked_
     model: Any = RewardDistribution(path=llama, **CPU).build(run)
     batch = model.encode(batch_of(pairs())).batch
     taught(model, batch, BradleyTerryNormal().build(NOBODY))
-    mean = model._look(model.network, batch)[NORMAL_SCORES][:, 0]
+    mean = model._look(batch)[NORMAL_SCORES][:, 0]
     assert float((mean[batch[CHOSEN]] - mean[batch[REJECTED]]).mean()) > 0
     model.export(tmp_path / "made")
 

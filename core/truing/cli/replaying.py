@@ -12,6 +12,7 @@ import typer
 from truing.cli import output
 from truing.cli.options import Block, Json, Traceback
 from truing.cli.running import Folder, Quiet, go, journal_of, mode_of, return_to
+from truing.cli.together import follow
 
 
 def replay(
@@ -47,6 +48,7 @@ def replay(
     plugins = discover(block or ())
     recipe = replace(load(journal.folder / "resolved.toml", plugins), observers=[])
     now = versions(plugins)
+    follow(recipe, str(run), "replay")
     for package in sorted(name for name in kept.versions.keys() & now.keys() if kept.versions[name] != now[name]):
         output.say(f"{package} was {kept.versions[package]} and is {now[package]}: numbers may differ")
     again = Journal.create(root, recipe, now)

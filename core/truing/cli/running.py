@@ -16,6 +16,7 @@ import typer
 
 from truing.cli import output
 from truing.cli.options import Block, Json, Overrides, Traceback
+from truing.cli.together import Processes, follow, leading, load_for
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -38,6 +39,7 @@ def run(
     folder: Annotated[Path, typer.Option("--folder", help="Where runs are kept, each in a folder of its own.")] = Path(
         "runs"
     ),
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     block: Block = None,
@@ -50,10 +52,10 @@ def run(
     from truing.conduct import versions
     from truing.journal import Journal
     from truing.plugins import discover
-    from truing.recipe import load
 
     plugins = discover(block or ())
-    loaded = load(recipe, plugins, overrides or ())
+    loaded = load_for(recipe, plugins, overrides or (), processes)
+    follow(loaded, str(recipe), "run")
     mode = mode_of(json, quiet, loaded)
     journal = Journal.create(folder, loaded, versions(plugins))
     go(loaded, journal, plugins, mode, resumed=False, traceback=traceback)
@@ -66,6 +68,7 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on even if the run seems to be under way elsewhere.")
     ] = False,
+    processes: Processes = None,
     block: Block = None,
     traceback: Traceback = False,
 ) -> None:
@@ -74,13 +77,13 @@ def resume(
     It may have been killed or have failed as well; it goes on from its newest checkpoint.
     """
     from truing.plugins import discover
-    from truing.recipe import load
 
     journal = journal_of(folder)
-    _refuse(journal, force)
     return_to(journal)
     plugins = discover(block or ())
-    loaded = load(journal.folder / "resolved.toml", plugins)
+    loaded = load_for(journal.folder / "resolved.toml", plugins, (), processes)
+    follow(loaded, str(folder), "resume")
+    _refuse(journal, force)
     go(loaded, journal, plugins, mode_of(json, quiet, loaded), resumed=True, traceback=traceback)
 
 
@@ -213,7 +216,8 @@ def go(
     stop = Stop()
     console = _console(recipe, journal, plugins, mode)
     try:
-        status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed, script))
+        with leading(recipe):
+            status = anyio.run(partial(_conducted, recipe, journal, plugins, stop, console, resumed, script))
     except KeyboardInterrupt:
         status = None
     except Exception as error:
