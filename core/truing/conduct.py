@@ -7,7 +7,7 @@ phase; an observer that raises later is reported and left out, and training goes
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +21,9 @@ from truing.bus import Bus
 from truing.check import wanted
 from truing.collect import collect
 from truing.errors import Problem, TruingError, UserError, first_cause
-from truing.events import Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
+from truing.events import DataOpened, Event, ModelSaved, Notice, PhaseEnded, RunEnded, RunStarted
 from truing.fields import fields
-from truing.journal import MEMORY, Journal, PhaseFolder, write_whole
+from truing.journal import MEMORY, Journal, PhaseFolder
 from truing.loop import Parts
 from truing.offline import offline
 from truing.online import online
@@ -33,6 +33,7 @@ from truing.run import Run, Stop, Stopped
 from truing.sampling import Stages
 from truing.script import Script
 from truing.stage import Observer
+from truing.whole import sum_up, write_whole
 
 _CLOSE_SECONDS = 60.0
 """how long observers may take to finish once the run has ended"""
@@ -67,7 +68,8 @@ async def conduct(
     proves wrong on the way and RunFailed when the run broke; whatever is raised, the journal says so first.
     """
     bus = Bus(start=journal.count(), keep=journal.record)
-    run = Run(recipe.name, journal.folder, recipe.seed, bus, stop=stop, resumed=resumed, script=script)
+    opened = _opened(journal) if resumed else {}
+    run = Run(recipe.name, journal.folder, recipe.seed, bus, stop=stop, resumed=resumed, opened=opened, script=script)
     journal.mark("running")
     status, failure = "failed", None
     try:
@@ -79,6 +81,8 @@ async def conduct(
                 for observer in observers:
                     strangers.start_soon(_watch, observer, bus.subscribe(Event), run, RunEnded)
                 bus.publish(_started(recipe, journal, plugins, resumed))
+                for doubt in _doubts(recipe, journal) if resumed else ():
+                    bus.publish(Notice(text=doubt))
                 failure = await _phases(recipe, journal, run)
                 status = "failed" if failure else "interrupted" if stop else "finished"
                 bus.publish(RunEnded(status=status, reason=_reason(failure) if failure else stop.reason))
@@ -99,12 +103,30 @@ async def conduct(
     return status
 
 
+def _opened(journal: Journal) -> dict[tuple[str, str], str]:
+    """The digests of the data that a run had when it first opened them."""
+    found: dict[tuple[str, str], str] = {}
+    for _, event in journal.events():
+        if isinstance(event, DataOpened):
+            found.setdefault((event.phase, event.role), event.digest)
+    return found
+
+
+def _doubts(recipe: Recipe, journal: Journal) -> Iterator[str]:
+    """What of the run's folder is not what it was."""
+    if lines := journal.spoiled():
+        yield f"events.jsonl: these lines were torn or are not what was written, and are left out: {lines}"
+    if recipe.digest() != journal.read().digest:
+        yield "resolved.toml: it is another recipe than the one this run began with"
+
+
 async def _phases(recipe: Recipe, journal: Journal, run: Run) -> Exception | None:
     """One after another; a phase whose model or data are there was done before a resume. A failure is returned, not
     raised, so that the observers live to hear of it."""
     try:
         for phase in recipe.phases:
             if journal.phase(phase.name).made:
+                await anyio.to_thread.run_sync(journal.phase(phase.name).verify)
                 journal.phase(phase.name).forget()  # a kill may have come before
             elif not run.stop:
                 await _phase(phase, journal, run)
@@ -163,6 +185,7 @@ async def _export(parts: Parts, folder: PhaseFolder, run: Run) -> None:
         facts.update(parts.model.export(path))
         if parts.memory:
             (path / MEMORY).write_bytes(msgspec.json.encode(parts.memory.kept()))
+        sum_up(path)
 
     await run.on_device(write_whole, folder.model, write)
     path, step = str(folder.model.resolve()), parts.model.version

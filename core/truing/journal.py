@@ -7,20 +7,19 @@
     <run>/<phase>/batches.jsonl               what it has written so far     data/    what it wrote: groups.jsonl
     <run>/<phase>/best/                       the best look so far; every checkpoint has that which it knew
 
-A folder is written under another name, synced, and renamed: it is whole or it is not there.
+What is read again is whole or not there, and has sums (`whole`).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -29,13 +28,14 @@ from truing.errors import Problem, RunFailed, UserError
 from truing.events import Event
 from truing.recipe import Recipe
 from truing.until import Mark, Watched
+from truing.whole import corrupt, crc_of, link, put, sum_up, write_whole
 
 FORMAT = 1
 GROUPS = "groups.jsonl"
 MEMORY = "loss.json"
 """what a loss remembers: in a checkpoint, and beside the model that was made"""
-SUMS = "SHA256SUMS"
-"""the checksums of a checkpoint, as `sha256sum -c` reads them"""
+_SEAL = b',"crc32":"'
+"""how the last entry of an event begins: the checksum of what is before it"""
 
 
 class RunFile(msgspec.Struct, kw_only=True, frozen=True):
@@ -145,18 +145,23 @@ class Journal:
                 self._read = number + 1, place
                 if number < start:
                     continue
-                try:
-                    event = events.decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
-                if event is not None:
+                event = _read(line)
+                if isinstance(event, Event):
                     yield number, event
+
+    def spoiled(self) -> list[int]:
+        """The numbers, from 1, of lines that are not what was written, or were torn by a crash."""
+        if not self._events.exists():
+            return []
+        with self._events.open("rb") as lines:
+            return [number for number, line in enumerate(lines, 1) if _read(line) is False]
 
     def record(self, event: Event) -> None:
         """Append one event. Raises RunFailed when the disk does not take it."""
         try:
             with self._events.open("ab", buffering=0) as file:
-                line = events.encode(event) + b"\n"
+                told = events.encode(event)
+                line = told[:-1] + _SEAL + crc_of(told) + b'"}\n'
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -177,12 +182,7 @@ class Journal:
         return PhaseFolder(self.folder / name)
 
     def _put(self, name: str, content: bytes) -> None:
-        waiting = self.folder / f"{name}.new"
-        try:
-            waiting.write_bytes(content)
-            waiting.replace(self.folder / name)
-        except OSError as error:
-            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror}") from None
+        put(self.folder / name, content)
 
 
 class PhaseFolder:
@@ -200,6 +200,12 @@ class PhaseFolder:
         """Whether the phase is done."""
         return self.model.exists() or self.data.exists()
 
+    def verify(self) -> None:
+        """Raises RunFailed when what the phase made is not what it was."""
+        for folder in (self.model, self.data):
+            if folder.exists() and (found := corrupt(folder, more=True)):
+                raise RunFailed(f"{folder} is not what this run made, remove it to make it anew: {found}")
+
     def save(self, position: Position, write: Callable[[Path], None], keep: int) -> Path:
         """Take a checkpoint with `write`, then forget all but the newest `keep`."""
 
@@ -207,8 +213,8 @@ class PhaseFolder:
             write(folder)
             (folder / "position.json").write_bytes(msgspec.json.encode(position))
             if position.best:
-                _link(self._best, folder / "best")
-            _sum(folder)
+                link(self._best, folder / "best")
+            sum_up(folder)
 
         path = write_whole(self._checkpoints / f"step-{position.step:06d}", whole)
         for old in self._all()[:-keep]:
@@ -220,27 +226,27 @@ class PhaseFolder:
 
         def whole(folder: Path) -> None:
             write(folder)
-            _sum(folder)
+            sum_up(folder)
 
         write_whole(self._best, whole)
 
     def best(self) -> Path:
         """Where the best look is kept. Raises RunFailed when it is not whole."""
-        if found := _corrupt(self._best):
+        if found := corrupt(self._best):
             raise RunFailed(f"the best look is corrupt, and a resume takes an earlier checkpoint: {found}")
         return self._best
 
     def back_to(self, checkpoint: Path) -> None:
         """Have the best look be that which a checkpoint knew."""
         if (checkpoint / "best").exists():
-            write_whole(self._best, lambda folder: _link(checkpoint / "best", folder))
+            write_whole(self._best, lambda folder: link(checkpoint / "best", folder))
 
     def newest(self) -> tuple[tuple[Path, Position] | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with those after it. Raises RunFailed when there are
         some and none is whole."""
         wrong: list[str] = []
         for path in reversed(self._all()):
-            if found := _corrupt(path):
+            if found := corrupt(path):
                 wrong.append(f"the checkpoint {path} is corrupt, and the one before it is used: {found}")
                 continue
             return (path, msgspec.json.decode((path / "position.json").read_bytes(), type=Position)), wrong
@@ -254,19 +260,29 @@ class PhaseFolder:
         shutil.rmtree(self._best, ignore_errors=True)
 
     def batches(self) -> int:
-        """How many batches of data are written. One that was torn by a crash is taken away."""
-        if not self._batches.exists():
-            return 0
-        whole, end, _ = self._batches.read_bytes().rpartition(b"\n")
-        os.truncate(self._batches, len(whole + end))
-        return (whole + end).count(b"\n")
+        """How many batches of data are written. One that was torn by a crash is taken away. Raises RunFailed."""
+        if self._batches.exists():
+            whole, end, _ = self._batches.read_bytes().rpartition(b"\n")
+            os.truncate(self._batches, len(whole + end))
+        return sum(1 for _ in self.written())
+
+    def written(self) -> Iterator[bytes]:
+        """The batches of data so far, each a JSON list of its rows. Raises RunFailed for one that is not what was
+        written."""
+        content = self._batches.read_bytes() if self._batches.exists() else b""
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
+            crc, _, batch = line.partition(b" ")
+            if crc != crc_of(batch):
+                told = f"{self._batches}:{number} is not what was written"
+                raise RunFailed(f"{told}; remove the file to have all its batches made anew")
+            yield batch
 
     def add(self, batch: bytes) -> None:
         """Write one more batch, a JSON list of its rows. Raises RunFailed when the disk does not take it."""
         try:
             self._batches.parent.mkdir(parents=True, exist_ok=True)
             with self._batches.open("ab") as file:
-                file.write(batch + b"\n")
+                file.write(crc_of(batch) + b" " + batch + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -274,9 +290,13 @@ class PhaseFolder:
 
     def finish(self) -> tuple[Path, int]:
         """Put the rows of all batches into data/groups.jsonl; its path, and how many they are."""
-        kept = self._batches.read_bytes().splitlines() if self._batches.exists() else []
-        rows = [bytes(row) for line in kept for row in msgspec.json.decode(line, type=list[msgspec.Raw])]
-        write_whole(self.data, lambda folder: (folder / GROUPS).write_bytes(b"".join(row + b"\n" for row in rows)))
+        rows = [bytes(row) for batch in self.written() for row in msgspec.json.decode(batch, type=list[msgspec.Raw])]
+
+        def whole(folder: Path) -> None:
+            (folder / GROUPS).write_bytes(b"".join(row + b"\n" for row in rows))
+            sum_up(folder)
+
+        write_whole(self.data, whole)
         self._batches.unlink(missing_ok=True)
         return self.data / GROUPS, len(rows)
 
@@ -285,78 +305,13 @@ class PhaseFolder:
         return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
-    """Fill a folder under another name, sync every file, and rename it into place. Raises RunFailed on a full disk."""
-    # A run that was stopped may have left behind a thread that still writes what a resume in this process writes, too.
-    with _WRITING:
-        return _written(target, write)
-
-
-_WRITING = threading.Lock()
-
-
-def _written(target: Path, write: Callable[[Path], object]) -> Path:
-    waiting = target.with_name(target.name + ".part")
-    shutil.rmtree(waiting, ignore_errors=True)
+def _read(line: bytes) -> Event | Literal[False] | None:
+    """The event of a line, None if its kind is not known here, False if it is not what was written."""
+    told, seal, crc = line.rpartition(_SEAL)
     try:
-        waiting.mkdir(parents=True)
-        write(waiting)
-        for path in [*waiting.rglob("*"), waiting]:
-            _sync(path)
-        if target.exists():
-            shutil.rmtree(target)
-        waiting.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        shutil.rmtree(waiting, ignore_errors=True)
-        raise RunFailed(f"cannot write {target}: {error.strerror or error}") from error
-    return target
-
-
-def sum_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same files in another folder, either of which may be removed; where links are known they take no space."""
-
-    def one(name: str, other: str) -> None:
-        try:
-            os.link(name, other)
-        except OSError:
-            shutil.copy2(name, other)
-
-    shutil.copytree(source, target, copy_function=one, dirs_exist_ok=True)
-
-
-def _sum(folder: Path) -> None:
-    (folder / SUMS).write_text("".join(f"{sum_of(folder / name)}  {name}\n" for name in _files(folder)))
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _corrupt(folder: Path) -> str:
-    """What is wrong with a checkpoint, "" if its files are those that were written."""
-    try:
-        sums = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-        if {SUMS, *(name for _, name in sums)} != set(_files(folder)):
-            return f"its files are not those in {SUMS}"
-        for expected, name in sums:
-            if sum_of(folder / name) != expected:
-                return f"{name} is not what was written"
-    except (OSError, ValueError) as error:
-        return f"{SUMS} cannot be checked: {error}"
-    return ""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+        return events.decode(line) if not seal or crc == crc_of(told + b"}") + b'"}\n' else False
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 def _run_file(recipe: Recipe, versions: dict[str, str]) -> RunFile:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 
 from truing.attempts import unsound
-from truing.errors import RunFailed
+from truing.errors import Problem, RunFailed, UserError
 from truing.events import DataOpened, GroupDropped
 from truing.fields import IDS, Batch
 from truing.groups import joined
@@ -111,10 +111,16 @@ class Reading:
 
 
 async def open_source(source: Source, role: str, run: Run) -> DataInfo:
-    """Open a source and say what it has. Raises RunFailed when that is nothing, and Stopped."""
+    """Open a source and say what it has. Raises RunFailed when that is nothing, and Stopped; UserError when it is
+    another than before a resume."""
     info = await run.or_stopped(source.open)
     if info is None:
         raise Stopped
+    before = run.opened.get((run.phase, role), info.digest)
+    if before != info.digest:
+        what = f"the {role} has the digest {info.digest}, and had {before} when this run began"
+        mend = "give it the data that it had, or begin a new run: nobody knows where in others it stood"
+        raise UserError(Problem(info.origin, what, mend))
     run.bus.publish(DataOpened(phase=run.phase, role=role, **info._asdict()))
     if info.groups == 0:
         raise RunFailed(f"the {role} {info.origin} has no groups to learn from")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from truing.events import Event, GroupTrained, StepDone
-from truing.journal import Journal, sum_of
+from truing.journal import Journal
+from truing.whole import sum_of
 
 Steps = dict[tuple[str, int], tuple[str, Mapping[str, str]]]
 _OF_THE_CLOCK = "speed/"

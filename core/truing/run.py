@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -88,7 +88,8 @@ class Run:
     """One run of one recipe, as a component sees it.
 
     folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage
-    of the phase needs, so that a model knows, for example, whether to hold a reference. script: of the run that is
+    of the phase needs, so that a model knows, for example, whether to hold a reference. opened: before a resume, the
+    digests of sources, by phase and role. script: of the run that is
     replayed, if this is a replay. stop: asks every stage to let go. ends: called when the phase is over, the last
     first, in a thread that may wait: a component that holds more than memory adds how it is given back.
     """
@@ -100,6 +101,7 @@ class Run:
     phase: str = ""
     wanted: Fields = frozenset()
     resumed: bool = False
+    opened: Mapping[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     script: Script | None = None
     stop: Stop = field(default_factory=Stop)
     ends: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from truing.errors import Problem, UserError
 from truing.run import Run
+from truing.whole import sum_of
 from truing_data.held import Held, Loaded, Row, library, mapped
 from truing_data.on_disk import paths
 from truing_data.plugin import Jsonl, Parquet
@@ -57,7 +58,7 @@ def records(path: Path, name: str) -> Iterator[Row]:
     arrow = library("pyarrow.parquet", "data", str(path))
     number = 0
     try:
-        with arrow.ParquetFile(path) as file:
+        with arrow.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches():
                 for value in batch.to_pylist():
                     yield Row(f"{name}[{number}]", f"{path}[{number}]", value)
@@ -73,12 +74,25 @@ def _source(spec: Jsonl | Parquet, run: Run, read: Callable[[Path, str], Iterato
         found = paths(spec.path)
         if not found:
             raise UserError(Problem(origin, "no such file"))
+        for path in found if spec.sha256 else ():
+            _verify(path, spec.sha256)
         alike = len({path.name for path in found}) < len(found)
         rows = (row for path in found for row in read(path, str(path) if alike else path.name))
         return mapped(rows, spec, origin)
 
     first = spec.path if isinstance(spec.path, str) else spec.path[0]
     return Held(Path(first).name, origin, spec.shuffle, run, load, spec.bootstrap)
+
+
+def _verify(path: Path, sums: Collection[str]) -> None:
+    """Raises UserError for a file that is another than the recipe says."""
+    try:
+        found = sum_of(path)
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot read this file: {error.strerror}")) from None
+    if found not in sums:
+        what = f"this file is none of those in sha256: its sum is {found}"
+        raise UserError(Problem(str(path), what, "fetch it again, or see that the recipe names the sum you want"))
 
 
 def _first_line(error: Exception) -> str:

@@ -42,7 +42,18 @@ from truing_data.menu_steps import StepFile
 from truing_data.on_disk import missing_files, neighbour
 
 
-class Jsonl(MappedSource, frozen=True, kw_only=True):
+class FilesSource(MappedSource, frozen=True, kw_only=True):
+    """Options of files of rows."""
+
+    sha256: Annotated[
+        list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
+        Meta(
+            description="what `sha256sum` says of the files, in any order; one with another sum is refused. None: any"
+        ),
+    ] = []
+
+
+class Jsonl(FilesSource, frozen=True, kw_only=True):
     """Rows from JSON lines: one object per line, UTF-8. Used rows are held in memory."""
 
     name: ClassVar[str] = "jsonl"
@@ -56,8 +67,8 @@ class Jsonl(MappedSource, frozen=True, kw_only=True):
         yield from MappedSource.problems(self)
 
 
-class Parquet(MappedSource, frozen=True, kw_only=True):
-    """Rows from Parquet files. Used rows are held in memory."""
+class Parquet(FilesSource, frozen=True, kw_only=True):
+    """Rows from Parquet files. Used rows are held in memory. Checksums of pages are looked at where a file has them."""
 
     name: ClassVar[str] = "parquet"
     target: ClassVar[str] = "truing_data.files:parquet"

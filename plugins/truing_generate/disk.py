@@ -15,8 +15,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from truing.journal import write_whole
 from truing.stage import Weights
+from truing.whole import write_whole
 
 FILE_BYTES = 2**30
 _VERSION = re.compile(r"version-\d+")

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 from truing.errors import Problem, UserError
-from truing.journal import write_whole
+from truing.whole import write_whole
 from truing_model.paths import AS_SAFETENSORS, local_path, strange
 from truing_model.plugin import PretrainedSpec
 

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from truing.journal import write_whole
 from truing.run import Run
+from truing.whole import write_whole
 from truing_model import plugin
 from truing_model.causal import CausalLm
 

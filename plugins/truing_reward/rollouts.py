@@ -33,6 +33,7 @@ from truing.fields import (
     TOKENS,
     Batch,
 )
+from truing.journal import PhaseFolder
 from truing.run import Run
 from truing.stage import Weights
 from truing_reward import menu_rollouts as menu
@@ -203,10 +204,9 @@ def _follows(solution: Solution, least: float) -> dict[int, Tally]:
 
 
 def _written(folder: Path) -> int:
-    """The tokens of the rollouts of all batches that a phase wrote before it was interrupted."""
-    file = folder / "batches.jsonl"
-    lines = file.read_bytes().splitlines() if file.exists() else []
-    return sum(row[menu.ROLLOUT_TOKENS.name] for line in lines for row in msgspec.json.decode(line))
+    """The tokens of the rollouts of all batches that a phase wrote before it was interrupted. Raises RunFailed."""
+    rows = (row for batch in PhaseFolder(folder).written() for row in msgspec.json.decode(batch))
+    return sum(row[menu.ROLLOUT_TOKENS.name] for row in rows)
 
 
 def _tokenizer(origin: str) -> Any:

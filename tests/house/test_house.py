@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins"
 
 FLOORS = (
     ("errors", "fields", "events"),
-    ("toml", "bus", "until", "protocols", "groups", "script"),
+    ("toml", "bus", "until", "protocols", "groups", "script", "whole"),
     ("run",),
     ("stage", "attempts"),
     ("registry",),
@@ -46,7 +46,7 @@ SHARED = ("truing_tensor", "truing_remote", "truing_texts", "truing_reports")
 """Folders beside the plugins that are none: what plugins share. Addresses and options of servers are light, and so are
 constitutions."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
-KERNEL_LINES = 2904
+KERNEL_LINES = 2970
 """What it is spent on, and why it is spent inside: docs/decisions/0015-what-is-inside.md."""
 
 

@@ -86,7 +86,7 @@ MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event", "best")
 
 def die_at(moment: str, hit: int) -> None:
     """Have this process killed the `hit`th time it comes to a moment."""
-    from truing import journal, sampling
+    from truing import journal, sampling, whole
     from truing_generate.voices import Voice
 
     left = [hit]
@@ -101,7 +101,7 @@ def die_at(moment: str, hit: int) -> None:
         return call
 
     places = {
-        "sync": (journal, "_sync"),
+        "sync": (whole, "_sync"),
         "rename": (Path, "rename"),
         "take": (Voice, "take"),
         "score": (sampling.Sampling, "scored"),

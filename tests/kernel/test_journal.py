@@ -14,9 +14,10 @@ import pytest
 
 from truing.errors import RunFailed, UserError
 from truing.events import Event, Notice, RunEnded
-from truing.journal import Journal, PhaseFolder, Position, write_whole
+from truing.journal import Journal, PhaseFolder, Position
 from truing.recipe import Recipe
 from truing.testing import TOY_RECIPE
+from truing.whole import write_whole
 
 MakeRecipe = Callable[..., Recipe]
 

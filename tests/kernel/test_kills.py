@@ -82,7 +82,7 @@ def test_a_corrupt_checkpoint_is_said_and_the_one_before_it_used(
     again = run_recipe(recipe(TOY_RECIPE, *TOYS), folder, resumed=True)
     (start,) = [event.start for event in again.events if isinstance(event, PhaseStarted)][1:]
     assert start == 2
-    (notice,) = [event.text for event in again.events if isinstance(event, Notice)]
+    _, notice = [event.text for event in again.events if isinstance(event, Notice)]
     assert "step-000003 is corrupt, and the one before it is used" in notice
     assert [event.step for event in again.events if isinstance(event, StepDone)] == [1, 2, 3, 3, 4]
     assert again.status == "finished"

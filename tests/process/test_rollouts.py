@@ -32,6 +32,7 @@ from truing.fields import (
     TOKENS,
     Batch,
 )
+from truing.journal import PhaseFolder
 from truing.run import Run
 from truing_reward.menu_rollouts import ROLLOUT_TOKENS, STEP_HIGH, STEP_LOW, STEP_ROLLOUTS, STEP_SOLVED, StepRollouts
 from truing_reward.rollouts import interval, label_of
@@ -199,7 +200,8 @@ def test_a_search_under_a_budget_of_the_phase_still_says_what_follows_without_ro
 
 def test_what_a_phase_spent_before_it_was_interrupted_counts_and_is_said(bytes_folder: Path, tmp_path: Path) -> None:
     written = [{"id": "a", "rollout_tokens": 30}, {"id": "b", "rollout_tokens": 7}]
-    (tmp_path / "batches.jsonl").write_text(json.dumps(written) + "\n[]\n")
+    for batch in (json.dumps(written), "[]"):
+        PhaseFolder(tmp_path).add(batch.encode())
     for budget, said in ((37, 1), (38, 0)):
         bus = Bus()
         spec = StepRollouts(generator=Writer(samples=1), scorer=Judge(), rollouts=4, phase_budget=budget)

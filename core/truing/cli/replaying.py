@@ -51,6 +51,8 @@ def replay(
     follow(recipe, str(run), "replay")
     for package in sorted(name for name in kept.versions.keys() & now.keys() if kept.versions[name] != now[name]):
         output.say(f"{package} was {kept.versions[package]} and is {now[package]}: numbers may differ")
+    if lines := journal.spoiled():
+        output.say(f"events.jsonl: these lines were torn or are not what was written, and are left out: {lines}")
     again = Journal.create(root, recipe, now)
     script = Script(event for _, event in journal.events())
     go(recipe, again, plugins, mode_of(json, quiet, recipe), resumed=False, traceback=traceback, script=script)
