@@ -158,6 +158,7 @@ def test_a_phase_may_have_what_a_recipe_of_one_phase_has(truing):
 
 
 def test_a_table_that_nothing_installed_could_fill_is_refused(truing):
+    truing("schema", "--block", "environment", "--block", "faults")
     schema = truing("schema", "--block", "toy-plugin").json
     assert schema["additionalProperties"] is False
     assert ("generator" in schema["properties"]) == bool(truing("list", "generator", "--json").json)

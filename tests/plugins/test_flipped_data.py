@@ -66,5 +66,5 @@ def test_a_file_that_the_recipe_has_the_sum_of_is_that_file_or_refused(tmp_path:
     assert flipped(path, sha256=sums) == {"refused": FLIPS}
     lines = tmp_path / "rows.jsonl"
     lines.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
-    with pytest.raises(UserError, match="this file is none of those in sha256: its sum is [0-9a-f]{64}"):
+    with pytest.raises(UserError, match=r"this file is none of those in sha256: its sum is [0-9a-f]{64}"):
         anyio.run(Jsonl(path=str(lines), sha256=sums, **COLUMNS).build(Run("it", tmp_path, 0, Bus())).open)

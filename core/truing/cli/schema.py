@@ -56,8 +56,10 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         for kind in KINDS
         if registry.shelf(kind)
     }
-    # A component inside a component is told as its kind; it is a choice between them, too.
-    definitions |= {spec.__name__: choices[kind] for kind, spec in KINDS.items() if spec.__name__ in definitions}
+    # A component inside a component is told as its kind; it is a choice between them, too, if there are any.
+    definitions |= {
+        spec.__name__: choices.get(kind, {"not": {}}) for kind, spec in KINDS.items() if spec.__name__ in definitions
+    }
     tables = {table: choices[spec.kind] for table, spec in TABLES.items() if spec.kind in choices}
     tables["loop"] = told[0]
     head = {
