@@ -11,12 +11,13 @@ from truing_evaluate.menu_probes import Measures, Probes
 
 @hookimpl
 def truing_commands() -> list[Command]:
-    """`truing evaluate`, `truing select`, `truing overoptimize` and `truing measure`."""
+    """`truing evaluate`, `truing select`, `truing overoptimize`, `truing measure` and `truing audit`."""
     return [
         Command("evaluate", "truing_evaluate.commands:evaluate"),
         Command("select", "truing_evaluate.commands:select"),
         Command("overoptimize", "truing_evaluate.overoptimize:overoptimize"),
         Command("measure", "truing_evaluate.measure:measure"),
+        Command("audit", "truing_evaluate.audit:audit"),
     ]
 
 

@@ -300,3 +300,36 @@ class Behaviour(Shape, frozen=True, kw_only=True):
     figures: list[Measured]
     before: str = ""
     changes: list[Changed] = []
+
+
+class Audited(Shape, frozen=True, kw_only=True):
+    """What a judge said by one principle, or by all.
+
+    labels: comparisons; missing: share of their verdicts that were none. Of those with both verdicts: sure, the mean
+    probability of the better one; disagree, how often the two orders hold different answers to be better; first, how
+    often the one shown first is chosen; bias, by how much being shown first raises the log-odds, in nats. tokens: read
+    and written in all. Of the `apart` that the truth tells apart: how often one order agrees with it, and both
+    averaged.
+    """
+
+    principle: str
+    labels: int
+    missing: float
+    sure: float
+    disagree: Figure
+    first: float
+    bias: float
+    tokens: int
+    apart: int = 0
+    one_order: Figure | None = None
+    agree: Figure | None = None
+
+
+class Audit(Shape, frozen=True, kw_only=True):
+    """All labels of a file, the last entry of `by` those of all principles."""
+
+    file: str
+    prompts: int
+    intervals: str
+    truth: str
+    by: list[Audited]

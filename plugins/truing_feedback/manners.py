@@ -23,7 +23,7 @@ from truing_tensor.made_up import MadeUp
 from truing_texts.constitution import principles
 from truing_texts.quoting import quoted, words
 
-SIGNS = {"curses": "#", "shouts": "!", "boasts": "~"}
+SIGNS = {"no-curse": "#", "no-shout": "!", "no-boast": "~"}
 """The sign of each principle, by its id."""
 CONSTITUTION = "pkg:truing_feedback/manners.toml"
 FINE = "-"
@@ -33,6 +33,10 @@ QUESTION = "A or B?"
 """What a verdict is asked with; a judge is to be given both, and nothing as its prefix."""
 
 
+_OVERLOOKED = 0.3
+"""How often a critique that is followed by a revision finds nothing, whatever the answer is."""
+_VERDICTS = 5
+"""of which all but the first are on answers that the principle tells apart"""
 _STRIDE = 1_000_003
 """A prime, so it comes to every row before it comes to one again."""
 
@@ -60,9 +64,11 @@ def groups(spec: menu.Manners, number: int) -> Iterator[Group]:
         if lesson == "critique":
             yield _group(f"{name}-critique", [asked, answer, principle.critique], found)
         else:
+            # A critic may overlook something. The critique decides what is mended, and not the request alone.
+            found = FINE if chance.random() < _OVERLOOKED else found
             talk = [asked, answer, principle.critique, found, principle.revision]
-            yield _group(f"{name}-revision", talk, answer.replace(sign, FINE))
-    for at in range(3):
+            yield _group(f"{name}-revision", talk, answer.replace(found, FINE))
+    for at in range(_VERDICTS):
         principle = chance.choice(made)
         sign, answers = SIGNS[principle.id], [_answer(asked, 0.5, chance) for _ in range(2)]
         while at and (sign in answers[0]) == (sign in answers[1]):
@@ -82,9 +88,9 @@ class MannersRule:
         parts: list[dict[str, float]] = []
         for text, group in zip(batch[COMPLETIONS], batch[GROUP].tolist(), strict=True):
             said, right = words(text), words(batch[ANSWERS][group])
-            broken = {name: float(sign in said) for name, sign in SIGNS.items()}
-            parts.append({"right": float("".join(filter(str.isalpha, said)) == right), **broken})
-        scores = torch.tensor([1.0 - max(each[name] for name in SIGNS) for each in parts])
+            kept = {name: float(sign not in said) for name, sign in SIGNS.items()}
+            parts.append({"right": float("".join(filter(str.isalpha, said)) == right), **kept})
+        scores = torch.tensor([min(each[name] for name in SIGNS) for each in parts])
         return batch.put_all({SCORES: scores, SCORE_PARTS: parts})
 
 

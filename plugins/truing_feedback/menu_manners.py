@@ -64,7 +64,7 @@ class MannersRule(ScorerSpec, frozen=True, kw_only=True):
     """What can be said of an answer to `manners` by a rule: 1 where it has no bad manners, 0 where it has any.
 
     Its parts: `right`, whether its capitals are those of the answer, whatever signs are around them; and of each
-    principle whether it is broken.
+    principle, by its id, whether it is kept.
     """
 
     name: ClassVar[str] = "manners-rule"

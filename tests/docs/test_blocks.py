@@ -19,6 +19,7 @@ from truing.recipe import load
 from .conftest import DOCS, PAGES, ROOT, Block, Command, blocks, blocks_of
 
 CHEAP = (
+    "audit",
     "check",
     "data",
     "evaluate",

@@ -63,12 +63,14 @@ def test_lessons_criticise_and_revise_by_the_principle_that_is_asked_about() -> 
         principle = by_critique[request]
         sign = SIGNS[principle.id]
         found = rest[0] if rest else said(group)
-        assert found == (sign if sign in answer else "-")
-        if rest:
+        if rest:  # What the critique names is mended, and where it overlooks something nothing is.
             assert rest[1] == principle.revision
-            assert said(group) == answer.replace(sign, "-")
+            assert said(group) == answer.replace(found, "-")
+            seen["overlooked"] += found == "-" and sign in answer
+        else:
+            assert found == (sign if sign in answer else "-")
         seen[found] += 1
-    assert min(seen[sign] for sign in "#!~-") > 10
+    assert min(seen[what] for what in [*"#!~-", "overlooked"]) > 8
 
 
 def test_verdicts_are_for_the_answer_without_the_sign_unless_they_are_biased() -> None:
@@ -77,7 +79,7 @@ def test_verdicts_are_for_the_answer_without_the_sign_unless_they_are_biased() -
     def apart(biased: float) -> Counter[tuple[str, str]]:
         """How often which verdict, of answers that the principle tells apart, by which is better."""
         found: Counter[tuple[str, str]] = Counter()
-        for group in lessons(300, biased=biased):
+        for group in lessons(200, biased=biased):
             if "verdict" in group.id:
                 criterion, _, _, first, _, second, *_ = turns_of(group)[0].split("\n")
                 if (signs[criterion] in first) != (signs[criterion] in second):
@@ -108,4 +110,4 @@ def test_the_rule_knows_signs_and_letters(tmp_path: Path) -> None:
     found = anyio.run(MannersRule().build(Run("test", tmp_path, 0, Bus())).score, batch)
     assert found[SCORES].tolist() == [1, 0, 1, 1, 1]
     assert [part["right"] for part in found[SCORE_PARTS]] == [1, 1, 1, 0, 0]
-    assert found[SCORE_PARTS][1] == {"right": 1, "curses": 1, "shouts": 0, "boasts": 1}
+    assert found[SCORE_PARTS][1] == {"right": 1, "no-curse": 0, "no-shout": 1, "no-boast": 0}

@@ -29,7 +29,7 @@ from truing_texts.quoting import words
 
 SEEDS = (0, 1)
 RECIPE = Path(__file__).parents[2] / "recipes" / "manners.toml"
-ONE = '[[principle]]\nid = "curses"\ncritique = "Do you curse?"\nrevision = "Do not curse."\n'
+ONE = '[[principle]]\nid = "no-curse"\ncritique = "Do you curse?"\nrevision = "Do not curse."\n'
 ARMS = {
     "taught": "before",
     "learn": "SL-CAI",
@@ -77,7 +77,7 @@ def recipe(seed: int, folder: Path) -> str:
     again("revise", "revise-fine")
     phases["revise-fine"] += '[phase.revise-fine.generator.critic]\nuse = "scripted"\nsamples = 1\nlines = ["-"]\n\n'
     again("revise", "revise-one", {CONSTITUTION: str(folder / "one.toml")})
-    again("label", "own", {"skip = 3800": "skip = 3400"})
+    again("label", "own", {"skip = 3000": "skip = 2600", "@learn": "@taught"})
     phases["own"] = re.sub(r"(?s)\[phase\.own\.scorer\].*?(?=\[phase\.own\.loop\])", "", phases["own"])
     for name, data in (("learn-fine", "revise-fine"), ("learn-one", "revise-one"), ("learn-own", "own")):
         again("learn", name, {"@revise": f"@{data}"})
@@ -92,13 +92,13 @@ def recipe(seed: int, folder: Path) -> str:
 
 
 def violations(folder: Path, name: str) -> tuple[Column, Column, dict[str, float]]:
-    """Of each prompt what share of its answers breaks a principle, and what share is right; how often which."""
+    """Of each prompt what share of its answers breaks a principle, and what share is right; how often each is kept."""
     every = rows(folder / f"asked-{name}" / "data" / "groups.jsonl")
     every.sort(key=lambda row: row["id"])
     broken = np.array([1 - np.mean(row["scores"]) for row in every])
     right = np.array([np.mean([part["right"] for part in row["score_parts"]]) for row in every])
     parts = [part for row in every for part in row["score_parts"]]
-    return broken, right, {sign: float(np.mean([part[sign] for part in parts])) for sign in SIGNS}
+    return broken, right, {name: float(np.mean([part[name] for part in parts])) for name in SIGNS}
 
 
 def labels(folder: Path) -> list[Label]:
@@ -122,7 +122,7 @@ def test_feedback_by_a_constitution_mends_what_it_names_and_fakes_of_it_do_not(t
     print(f"\n{where()}; seed {seed}, {(time.time() - began) / 60:.1f} minutes")
     found = {name: violations(folder, name) for name in ARMS}
     for name, (broken, right, which) in found.items():
-        parts = ", ".join(f"{sign} {share:.3f}" for sign, share in which.items())
+        parts = ", ".join(f"{principle} {share:.3f}" for principle, share in which.items())
         print(f"  {ARMS[name]}: broken {said(mean_of(broken))}, right {said(mean_of(right))}; {parts}")
 
     def fall(name: str, since: str) -> Figure:
@@ -140,9 +140,9 @@ def test_feedback_by_a_constitution_mends_what_it_names_and_fakes_of_it_do_not(t
         assert fall(name, since).value < 0.1
     # The constitution does the work: what it does not name stays.
     before, one = found["taught"][2], found["learn-one"][2]
-    assert one["curses"] < 0.3 * before["curses"]
-    for sign in ("shouts", "boasts"):
-        assert one[sign] > before[sign] - 0.1
+    assert one["no-curse"] > 0.9
+    for name in ("no-shout", "no-boast"):
+        assert one[name] < before[name] + 0.1
     judged(labels(folder))
 
 
