@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from truing.fields import ANSWERS, COMPLETIONS, FINISH, GROUP, IDS, OPPONENT, PR
 from truing.run import Stop, Stopped
 from truing.sampling import numbers_of, prompts_of
 
-from .scenes import Picky, Scene, Writer, ends
+from .scenes import Grader, Picky, Scene, Writer, ends
 
 
 @given(
@@ -52,6 +53,22 @@ def test_what_was_sampled_is_told_with_every_step(tmp_path: Path) -> None:
     assert first["sample/length"] == 3
     assert first["sample/cut"] == 0.5
     assert first["speed/sample_seconds"] >= 0
+
+
+class Blocking(Grader):
+    """Keeps the event loop from all other work while it scores "2"."""
+
+    async def score(self, batch: Batch) -> Batch:
+        if "2" in batch[IDS]:
+            time.sleep(0.4)
+        return await super().score(batch)
+
+
+def test_what_keeps_the_event_loop_from_its_work_is_told_with_the_step_it_delayed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Writer(), scorer=Blocking(), steps=4, seconds=0.05).go()
+    before, late, *after = [event.metrics["speed/lag_seconds"] for event in scene.of(StepDone)]
+    assert late > 0.3
+    assert min(before, *after) < 0.2
 
 
 def test_what_an_opponent_scores_is_not_the_policys_score() -> None:
