@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from truing.cli import main
 from truing.errors import UserError
 from truing.testing import TOY_RECIPE, TOYS, recipe
 
@@ -68,6 +69,29 @@ def test_a_recipe_includes_no_other_file(planted: Path, tmp_path: Path) -> None:
     for word in ("include", "extends", "base", "defaults", "plugins", "import"):
         with pytest.raises(UserError, match=f'a recipe has no "{word}"'):
             recipe(f'{word} = "other.toml"\n{TOY_RECIPE}', *TOYS)
+
+
+def test_a_check_says_whom_a_recipe_asks_with_which_key_and_whose_code_it_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {
+        "source": 'use = "reasoning-gym"',
+        "model": 'use = "causal-lm"\npath = "owner/model"\ntrust_remote_code = true',
+        "optimizer": 'use = "adamw"',
+        "loss": 'use = "grpo"',
+        "scorer": 'use = "match"',
+        "advantage": 'use = "group-relative"',
+        "generator": 'use = "openai"\nurl = "https://stranger.example"\nkey_env = "AWS_SECRET_ACCESS_KEY"',
+        "[observer]": 'use = "mlflow"\ntracking_uri = "http://stranger.example:5000"',
+    }
+    file = tmp_path / "recipe.toml"
+    file.write_text("".join(f"[{name}]\n{text}\n" for name, text in tables.items()))
+    with pytest.raises(SystemExit):
+        main(["check", str(file)])
+    said = capsys.readouterr().out
+    assert "asks https://stranger.example, with the key in AWS_SECRET_ACCESS_KEY\n" in said
+    assert "sends what happens to http://stranger.example:5000\n" in said
+    assert "runs code that comes with owner/model\n" in said
 
 
 def test_a_builder_that_reads_pickles_is_refused() -> None:

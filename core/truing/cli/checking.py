@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from truing.cli import output
 from truing.cli.options import Block, Json, Overrides
+from truing.errors import shown
 
 if TYPE_CHECKING:
     from truing.errors import Problem
@@ -40,9 +41,8 @@ def check(
             problems.extend(error.problems)
             told.append({"recipe": str(path), "fine": False, "problems": error.problems})
             continue
-        told.append(
-            {"recipe": str(path), "fine": True, "digest": recipe.digest(), "phases": [_facts(p) for p in recipe.phases]}
-        )
+        facts = {"digest": recipe.digest(), "phases": [_facts(p) for p in recipe.phases], "reach": list(_reach(recipe))}
+        told.append({"recipe": str(path), "fine": True, **facts})
         if not json:
             _print(path, recipe)
     if json:
@@ -61,6 +61,27 @@ def _print(path: Path, recipe: Recipe) -> None:
         way = " -> ".join(use for table, use in facts["uses"].items() if table not in apart)
         end = " -> data" if phase.makes_data else f", {facts['length']}"
         print(f"  {phase.name}{': ' if phase.name else ''}{way}{end}, {facts['batch']} groups per step")
+    for what in _reach(recipe):
+        print(f"  {shown(what)}")
+
+
+def _reach(recipe: Recipe) -> Iterator[str]:
+    """What a recipe does outside of this process and its files, for whoever did not write it: whom it asks, with which
+    keys, and whose code it runs."""
+    from truing.stage import within
+
+    parts = [*recipe.observers, *(spec for phase in recipe.phases for _, spec in phase.parts())]
+    found: dict[str, None] = {}
+    for spec in (inner for part in parts for _, inner in within(part)):
+        for url in [getattr(spec, "url", ""), *getattr(spec, "urls", [])]:
+            key = getattr(spec, "key_env", "")
+            if url:
+                found[f"asks {url}" + (f", with the key in {key}" if key else "")] = None
+        if uri := getattr(spec, "tracking_uri", ""):
+            found[f"sends what happens to {uri}"] = None
+        if getattr(spec, "trust_remote_code", False):
+            found[f"runs code that comes with {getattr(spec, 'path', '')}"] = None
+    yield from found
 
 
 def _facts(phase: Phase) -> Mapping[str, Any]:
