@@ -41,7 +41,7 @@ class Worker:
         self._log, self._from = log, log.stat().st_size if log.exists() else 0
         with log.open("ab") as file, there:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "truing_workers.child", *map(str, (there.fileno(), *memories))],
+                [sys.executable, "-P", "-m", "truing_workers.child", *map(str, (there.fileno(), *memories))],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
