@@ -14,6 +14,9 @@ from truing_data.rows import laid_out
 
 _TRIES = 1000
 """how many questions in a row may have come before, until it is said that there are no others"""
+_MISCOUNTED = 3
+"""By how much a misconception's total is too large at most. All err to one side, so in a chain of fewer than a third as
+many steps as the modulus one mistake never makes up for another: who is right in the end was right all along."""
 
 
 def arithmetic_chains(spec: ArithmeticChains, run: Run) -> Held:
@@ -68,7 +71,7 @@ def believed(before: str, term: str, spec: ArithmeticChains) -> int | None:
     chance = random.Random(f"believed/{spec.seed}/{spec.modulus}/{before}{term}")
     if chance.random() >= spec.misconceptions:
         return None
-    return (total(before, term) + chance.randrange(1, spec.modulus)) % spec.modulus
+    return (total(before, term) + chance.randint(1, _MISCOUNTED)) % spec.modulus
 
 
 def called(steps: list[str]) -> list[Message]:

@@ -23,10 +23,11 @@ class ArithmeticChains(SourceSpec, frozen=True, kw_only=True):
     calculator says is a turn of the user's, as in what is sampled with it: the model is not to learn it.
 
     With a `modulus` totals go round, as hours do: there are few different steps, all of which a small model can learn.
-    Then demonstrations may be mistaken as people are, who do not err at random but have learned this or that wrongly:
-    some steps, `misconceptions` of all there are, come to one and the same wrong total wherever they are `mistaken`,
-    and the demonstration goes on from there. What such a model writes is wrong in a few ways, each of them often, so
-    that the commonest answer may be a wrong one.
+    Then demonstrations may be wrong as people are, who do not err at random but have learned this or that wrongly. Some
+    steps, `misconceptions` of all there are, are `mistaken` now and then: they come out one to three too large, each
+    always by as much, and the demonstration goes on from there. Whoever learns from it is wrong in few ways, each of
+    them often, so that even the commonest of many answers may be a wrong one. Questions are the same ones without
+    misconceptions: that is the source to check answers by.
 
     The questions of one source are all different. A holdout with the same options whose `skip` is the source's `size`
     therefore asks nothing that was trained on; another `seed` may repeat a question by chance.

@@ -13,6 +13,7 @@ from truing_evaluate.shapes import (
     FirstErrors,
     Labelled,
     Lengths,
+    Members,
     Pairwise,
     Recovered,
     Report,
@@ -31,6 +32,8 @@ def show(report: Report) -> None:
     print(f"intervals: {report.intervals}")
     if report.pairs:
         _show_pairs(report.pairs, report.scores)
+    if report.members:
+        _facts(f"{report.members.members} members", _of_members(report.members))
     if report.labels:
         told = report.labels
         _facts(f"{report.scores} of {told.completions:,} completions, {told.right:,} of them right", _of_labels(told))
@@ -41,6 +44,8 @@ def show(report: Report) -> None:
         _table("best of n", ("N", "PROMPTS", "RIGHT", "ORACLE", "KL <="), rows)
     if report.steps:
         _facts(f"step_scores of {report.steps.solutions:,} solutions", _of_steps(report.steps))
+        rows = [(it.how, _share(it.auroc), _share(it.length)) for it in report.steps.aggregates]
+        _table("solutions by their steps", ("SCORE", "AUROC", "RANK CORRELATION WITH STEPS"), rows)
 
 
 def compare(reports: Sequence[Report], differences: Sequence[Difference | None]) -> None:
@@ -48,7 +53,7 @@ def compare(reports: Sequence[Report], differences: Sequence[Difference | None])
     print(f"intervals: {reports[0].intervals}")
     rows: list[tuple[str, ...]] = []
     for report, apart in zip(reports, [None, *differences], strict=True):
-        pairs, gain = report.pairs, "" if apart is None else f"{signed(apart.difference)} on {apart.pairs:,} pairs"
+        pairs, gain = report.pairs, "" if apart is None else _gain(apart)
         if pairs:
             said = figure(pairs.half_credit), figure(pairs.calibration.nll), _share(pairs.calibration.ece)
             rows.append((report.file, f"{pairs.pairs:,}", *said, gain))
@@ -64,6 +69,10 @@ def compare(reports: Sequence[Report], differences: Sequence[Difference | None])
     if any(report.steps for report in reports):
         rows = [(it.file, figure(it.steps.at.f1), figure(it.steps.best.f1)) for it in reports if it.steps]
         _table("first wrong steps", ("FILE", "F1", "F1 AT ITS BEST THRESHOLD"), rows)
+
+
+def _gain(apart: Difference) -> str:
+    return f"{signed(apart.difference)} on {apart.pairs:,} pairs, {apart.turned:,} of them turned round"
 
 
 def show_recovered(told: Sequence[Recovered]) -> None:
@@ -198,6 +207,19 @@ def _of_lengths(told: Lengths) -> Facts:
     yield "equal length", f"{figure(told.controlled)} by a logistic regression on length, slope {told.slope:+.2f}"
     if told.correlation is not None:
         yield "correlation", f"{told.correlation:+.3f} of margin with difference in length"
+
+
+def _of_members(told: Members) -> Facts:
+    some = sorted(it.value for it in told.accuracy)
+    yield "accuracy", f"{_share(some[0])} to {_share(some[-1])}, each by itself, ties half right"
+    yield "disagreement", f"{told.disagreement:.1%} of pairs are not judged alike by all"
+    if told.correlation is not None:
+        yield "correlation", f"{told.correlation:+.3f} of the margins of two, in the mean"
+    if told.auroc is not None:
+        yield (
+            "wrong apart",
+            f"{_share(told.auroc)} AUROC of how far margins are apart, for pairs that all together get wrong",
+        )
 
 
 def _of_categories(some: Sequence[Category], least: Figure) -> list[tuple[str, ...]]:

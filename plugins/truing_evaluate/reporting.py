@@ -10,6 +10,7 @@ from truing.errors import Problem, UserError
 from truing_evaluate.intervals import DRAWS, Array, draws, ratio, resampled, sums_of
 from truing_evaluate.labelled import labelled
 from truing_evaluate.lengths import credit
+from truing_evaluate.members import FIELD, members
 from truing_evaluate.pairs import REWARDBENCH, pairs_of, pairwise
 from truing_evaluate.rows import BadValue, Row, Scored, numbered, numbers
 from truing_evaluate.shapes import Difference, Recovered, Report, Steps
@@ -36,6 +37,7 @@ def report(data: Scored, scores: str, by: Sequence[str], sections: str | None, t
         scores=scores,
         intervals=INTERVALS,
         pairs=pairwise(data, scores, _keys(data, by, sections), sections) if comparable else None,
+        members=members(data, scores) if comparable and data.has(FIELD) else None,
         labels=labelled(*_labels(data, scores)) if right else None,
         steps=_steps(data, threshold) if stepped else None,
     )
@@ -52,7 +54,13 @@ def difference(first: Scored, other: Scored, scores: str) -> Difference | None:
     groups = np.array([prompts[key[0]] for key in both])
     gains = np.array([two[key] - one[key] for key in both])
     sums = sums_of(np.stack([gains, np.ones_like(gains)], 1), groups, len(prompts))
-    return Difference(file=other.origin, prompts=len(prompts), pairs=len(both), difference=resampled(sums, ratio))
+    return Difference(
+        file=other.origin,
+        prompts=len(prompts),
+        pairs=len(both),
+        turned=int((gains != 0).sum()),
+        difference=resampled(sums, ratio),
+    )
 
 
 def recovered(weak: Scored, some: Scored, ceiling: Scored, scores: str) -> Recovered:

@@ -147,6 +147,18 @@ class Pairwise(Shape, frozen=True, kw_only=True):
     sections: Sections | None
 
 
+class Members(Shape, frozen=True, kw_only=True):
+    """The members of an ensemble on pairs. accuracy: of each, ties half right. correlation: of the margins of two of
+    them, the mean over all two. disagreement: the share of pairs on which not all say the same. auroc: of the standard
+    deviation of their margins, for the pairs that the ensemble gets wrong; None where it gets all wrong, or none."""
+
+    members: int
+    accuracy: list[Figure]
+    correlation: float | None
+    disagreement: float
+    auroc: float | None
+
+
 class Best(Shape, frozen=True, kw_only=True):
     """The best-scored of n. oracle: the best of n in truth. kl: the upper bound, in nats."""
 
@@ -184,11 +196,20 @@ class FirstErrors(Shape, frozen=True, kw_only=True):
     correct: Figure
 
 
+class Aggregated(Shape, frozen=True, kw_only=True):
+    """Scores of solutions, from those of their steps. auroc: of solutions without a wrong step against those with one.
+    length: Spearman's correlation with the number of steps; None where one of them never changes."""
+
+    how: str
+    auroc: float | None
+    length: float | None
+
+
 class Steps(Shape, frozen=True, kw_only=True):
     """Scores of steps. unknown: solutions left out, for lack of labels up to the first wrong step. at: with the
     threshold given; best: with the one that is best on these very solutions, which is too good; held: for each
     tenth of the prompts a threshold chosen on the others, None if there are too few for it. floor: of flagging
-    each step by chance, at the best rate."""
+    each step by chance, at the best rate. aggregates: scores of solutions, by how they are made of those of steps."""
 
     solutions: int
     unknown: int
@@ -200,6 +221,7 @@ class Steps(Shape, frozen=True, kw_only=True):
     held: Figure | None
     floor: float
     rate: float
+    aggregates: list[Aggregated]
 
 
 class Report(Shape, frozen=True, kw_only=True):
@@ -210,16 +232,19 @@ class Report(Shape, frozen=True, kw_only=True):
     scores: str
     intervals: str
     pairs: Pairwise | None = None
+    members: Members | None = None
     labels: Labelled | None = None
     steps: Steps | None = None
 
 
 class Difference(Shape, frozen=True, kw_only=True):
-    """Half-credit accuracy of a file minus that of the first, on the pairs of prompts that both have."""
+    """Half-credit accuracy of a file minus that of the first, on the pairs of prompts that both have. turned: how many
+    of these the two do not order alike, as may happen to the scores of one model in two number formats."""
 
     file: str
     prompts: int
     pairs: int
+    turned: int
     difference: Figure
 
 

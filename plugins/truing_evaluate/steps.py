@@ -6,18 +6,26 @@ accuracies, so a threshold that flags everything, or nothing, gets 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
+from truing_evaluate.calibration import sigmoid
 from truing_evaluate.intervals import Array, Whole, resampled, share_of, sums_of
 from truing_evaluate.labelled import auroc
-from truing_evaluate.shapes import Figure, FirstErrors, Steps
+from truing_evaluate.lengths import correlation
+from truing_evaluate.shapes import Aggregated, Figure, FirstErrors, Steps
 
 NONE = -1
 """The place of the first wrong step where there is none."""
+_AGGREGATES: Mapping[str, Callable[[Array], float]] = {
+    "min": np.min,
+    "product": np.prod,
+    "mean": np.mean,
+    "last": lambda steps: float(steps[-1]),
+}
 _TRIED = 400
 _PARTS = 10
 """a threshold that is held out is chosen without the tenth of the prompts it is used on"""
@@ -55,7 +63,33 @@ def steps(solutions: Sequence[Solution], unknown: int, threshold: float) -> Step
         held=held(hits, first, np.array([part(some.id) for some in solutions]), groups_of(solutions)),
         floor=floor,
         rate=rate,
+        aggregates=aggregates(solutions, ~wrong),
     )
+
+
+def aggregates(solutions: Sequence[Solution], right: Array) -> list[Aggregated]:
+    """What the usual scores of solutions are worth, and how they go with length: a product falls with every step.
+
+    Scores of steps are log-odds, or probabilities if all are from 0 to 1. right [solution]
+    """
+    scores = [some.scores[~np.isnan(some.scores)] for some in solutions]
+    every = np.concatenate(scores)
+    if every.min() < 0 or every.max() > 1:
+        scores = [sigmoid(some) for some in scores]
+    counts = np.array([float(len(some)) for some in scores])
+    found: list[Aggregated] = []
+    for how, aggregate in _AGGREGATES.items():
+        values = np.array([float(aggregate(some)) for some in scores])
+        worth = auroc(values, right.astype(float))
+        length = correlation(ranked(values), ranked(counts))
+        found.append(Aggregated(how=how, auroc=worth if np.isfinite(worth) else None, length=length))
+    return found
+
+
+def ranked(values: Array) -> Array:
+    """The rank of each value, equal ones the mean of theirs. values [n]"""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def first_errors(solutions: Sequence[Solution], first: Whole, threshold: float) -> FirstErrors:

@@ -13,7 +13,7 @@ from truing_evaluate.labelled import auroc, labelled, powers, precision
 from truing_evaluate.reporting import report
 from truing_evaluate.rows import read
 from truing_evaluate.shapes import Steps
-from truing_evaluate.steps import NONE, chance, harmonic, held, measured, part
+from truing_evaluate.steps import NONE, chance, harmonic, held, measured, part, ranked
 
 from .conftest import Write, shared
 
@@ -155,6 +155,20 @@ def test_what_is_held_out_has_the_interval_of_a_measure_at_one_threshold() -> No
     assert told == measured(hits[0], wrong, groups)
     assert told.value == pytest.approx(harmonic(hits[0][wrong], hits[0][~wrong]))
     assert told.low < told.value < told.high
+
+
+def test_a_product_goes_with_the_number_of_steps_where_a_least_one_does_not(write: Write) -> None:
+    rows = [{"step_scores": [[0.9] * count], "step_labels": [[1] * count]} for count in (2, 3, 4)]
+    wrong = {"step_scores": [[0.9, 0.5]], "step_labels": [[1, 0]]}
+    told = {it.how: it for it in of_steps(write, *rows, wrong).aggregates}
+    assert {how: it.auroc for how, it in told.items()} == {"min": 1.0, "product": 1.0, "mean": 1.0, "last": 1.0}
+    alone = {it.how: it.length for it in of_steps(write, *rows, {**rows[0], "step_labels": [[1, 0]]}).aggregates}
+    assert alone["product"] == pytest.approx(-1.0)
+    assert alone["min"] is None
+
+
+def test_equal_values_share_the_mean_of_their_ranks() -> None:
+    assert ranked(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
 
 
 def test_a_model_that_knows_finds_all_on_real_solutions(write: Write) -> None:

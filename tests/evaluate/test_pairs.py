@@ -30,6 +30,29 @@ def flat(*values: float) -> np.ndarray[Any, Any]:
     return np.array(values, dtype=float)
 
 
+# --- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def test_members_of_an_ensemble_are_told_apart_by_accuracy_correlation_and_where_they_disagree(write: Write) -> None:
+    rows = [
+        pair(1.0, 0.0, member_scores=[[1.0, 1.0], [0.0, 0.0]]),
+        pair(1.5, 0.0, member_scores=[[2.0, 1.0], [0.0, 0.0]]),
+        pair(-1.0, 0.0, member_scores=[[1.0, -3.0], [0.0, 0.0]]),
+    ]
+    told = report(read(write(rows)), "scores", [], None, 0.0).members
+    assert told is not None
+    assert [it.value for it in told.accuracy] == pytest.approx([1.0, 2 / 3])
+    assert told.correlation == pytest.approx(np.corrcoef([1, 2, 1], [1, 1, -3])[0, 1])
+    assert told.disagreement == pytest.approx(1 / 3)
+    assert told.auroc == 1.0
+
+
+def test_an_ensemble_has_as_many_members_in_every_row(write: Write) -> None:
+    rows = [pair(1.0, 0.0, member_scores=[[1.0, 1.0], [0.0]])]
+    with pytest.raises(UserError, match="does not have two numbers or more, and as many"):
+        report(read(write(rows)), "scores", [], None, 0.0)
+
+
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +151,7 @@ def test_two_files_are_compared_on_the_pairs_that_both_have(write: Write) -> Non
     one, two = read(write(rows, "a.jsonl")), read(write([pair(2, 0), pair(2, 0), pair(0, 1), pair(1, 0)], "b.jsonl"))
     got = difference(one, two, "scores")
     assert got
-    assert (got.pairs, got.difference.value) == (3, pytest.approx(1 / 6))
+    assert (got.pairs, got.turned, got.difference.value) == (3, 2, pytest.approx(1 / 6))
     assert difference(one, read(write([{"completions": ["x", "y"], **pair(1, 0)}], "c.jsonl")), "scores") is None
 
 
