@@ -11,6 +11,7 @@ stack of every thread.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import gc
 import json
@@ -20,6 +21,7 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -111,6 +113,8 @@ class Kept(NamedTuple):
     @classmethod
     def now(cls) -> Kept:
         gc.collect()
+        # What is free, and kept to be used again, does not count.
+        ctypes.CDLL(None).malloc_trim(0)
         me = Path("/proc/self")
         tasks = list((me / "task").iterdir())
         pages = int((me / "statm").read_text().split()[1])
@@ -280,7 +284,10 @@ def main() -> None:
     while time.monotonic() < until and len(rounds) < options.rounds:
         faulthandler.dump_traceback_later(ROUND_SECONDS, exit=True)
         began = time.monotonic()
-        told = soaked(root, chance, context)
+        try:
+            told = soaked(root, chance, context)
+        except Exception as error:
+            told = {"wrong": f"{type(error).__name__}: {error}", "ways": {}, "faults": {}, "reasons": {}}
         took = time.monotonic() - began
         rounds.append({"round": len(rounds), "seconds": took, **Kept.now()._asdict(), **told})
         if options.out:
@@ -288,16 +295,22 @@ def main() -> None:
                 file.write(json.dumps(rounds[-1]) + "\n")
         faulthandler.cancel_dump_traceback_later()
         time.sleep(min(options.rest * took, max(0.0, until - time.monotonic())))
+    told = summary(rounds)
+    print(json.dumps(told, indent=2))
+    if told["wrong"]:
+        sys.exit(f"the folders of what went wrong are in {root}")
     shutil.rmtree(root)
-    print(json.dumps(summary(rounds), indent=2))
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """What the rounds came to, the first third left out where something may grow."""
     warm = rounds[len(rounds) // 3 :]
     sums = {key: sum(each.get(key, 0) for each in rounds) for key in ("groups", "kept", "dropped", "failed")}
-    told: dict[str, Any] = {"rounds": len(rounds), **sums}
-    told |= {key: dict(sum((each[key] for each in rounds), Counter())) for key in ("ways", "faults", "reasons")}
+    wrong = [each["wrong"] for each in rounds if "wrong" in each]
+    told: dict[str, Any] = {"rounds": len(rounds), **sums, "wrong": wrong}
+    told |= {
+        key: dict(sum((Counter(each[key]) for each in rounds), Counter())) for key in ("ways", "faults", "reasons")
+    }
     for key in Kept._fields:
         values = [each[key] for each in warm]
         told[key] = {"first": values[0], "last": values[-1], "most": max(values)}

@@ -113,9 +113,10 @@ class Waves:
 
     def admit(self, wave: int, ids: Sequence[str]) -> None:
         """Say that the groups of a wave were read."""
+        # First it is said: where that fails, it was not admitted.
+        self.run.bus.publish(WaveAdmitted(phase=self.run.phase, wave=wave, ids=list(ids)))
         self.open[wave] = ids
         self.sampling.attempts.read += len(ids)
-        self.run.bus.publish(WaveAdmitted(phase=self.run.phase, wave=wave, ids=list(ids)))
 
     async def feed(self, reading: Reading, send: MemoryObjectSendStream[Work]) -> None:
         """Sample, and score what was sampled before beside it; or fill each wave up before the next is begun, so that

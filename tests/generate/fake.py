@@ -65,16 +65,16 @@ class FakeServer:
     under_way and most_under_way count completions; left counts requests whose client went away before the answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.answer: Callable[[Asked], Reply | None] = lambda asked: None
         self.asked: list[Asked] = []
         self.models = ["tiny"]
         self.version = 0
         self.under_way = self.most_under_way = self.left = 0
         self._lock = threading.Lock()
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http((host, port), _Handler)
         self._http.owner = self
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self.url = f"http://{host}:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
