@@ -37,6 +37,8 @@ from truing.errors import Problem, RunFailed, TruingError, UserError, first_caus
 from truing.events import Event, encode
 from truing.fields import Field
 from truing.run import Run, Stop, Stopped
+from truing_remote import parts
+from truing_tensor import columns
 from truing_workers import wire
 from truing_workers.memory import Memory
 from truing_workers.wire import Answer, Ask, Cancel, Done, Link, Reference, Said, Start, Take, Wants
@@ -107,9 +109,9 @@ class Child:
     async def work(self, start: Start) -> None:
         """Build the component, and serve until nobody is at the other end."""
         try:
-            self._component: Any = await self._run.on_device(wire.unpacked(start.spec).build, self._run)
+            self._component: Any = await self._run.on_device(parts.unpacked(start.spec).build, self._run)
         except Exception as error:
-            self._say(wire.failed(start.number, _cause(error)))
+            self._say(parts.failed(start.number, _cause(error)))
             return
         self._say(Done(start.number))
         send, orders = anyio.create_memory_object_stream[Take | Ask](math.inf)
@@ -151,12 +153,12 @@ class Child:
         try:
             if self._broken:
                 raise self._broken
-            made = await self._run.or_stopped(partial(self._component.generate, wire.batch_of(ask.batch)))
+            made = await self._run.or_stopped(partial(self._component.generate, columns.batch_of(ask.batch)))
             if made is None:
                 raise Stopped
-            answer: Answer = Done(ask.number, wire.columns_of(made, frozenset(made)))
+            answer: Answer = Done(ask.number, columns.columns_of(made, frozenset(made)))
         except Exception as error:
-            answer = wire.failed(ask.number, _cause(error))
+            answer = parts.failed(ask.number, _cause(error))
         del self._stops[ask.number]
         await anyio.to_thread.run_sync(self._say, answer)
 
@@ -172,7 +174,7 @@ class Child:
             answer: Answer = Done(take.number)
         except Exception as error:
             self._broken = _cause(error)
-            answer = wire.failed(take.number, self._broken)
+            answer = parts.failed(take.number, self._broken)
         del self._stops[take.number]
         self._say(answer)
 
@@ -231,7 +233,7 @@ def main(number: int, weights: int, reference: int) -> None:
     try:
         _settle(start)
     except UserError as error:
-        link.send(wire.failed(start.number, error))
+        link.send(parts.failed(start.number, error))
         return
     child = Child(link, start, Memory(weights, 2), Memory(reference, 1))
     anyio.run(child.work, start)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from truing.errors import RunFailed
 from truing.stage import Weights
-from truing_workers.wire import Line, Sheet, name_of
+from truing_tensor.columns import name_of
+from truing_workers.wire import Line, Sheet
 
 _ALIGNED = 64
 _BLOCK = 1 << 16

@@ -29,9 +29,12 @@ from truing.events import Notice, decode
 from truing.fields import Batch
 from truing.run import Run, Stopped
 from truing.stage import Weights
-from truing_workers import plugin, wire
+from truing_remote import parts
+from truing_remote.parts import Failed
+from truing_tensor import columns
+from truing_workers import plugin
 from truing_workers.memory import Memory, nameless
-from truing_workers.wire import Ask, Cancel, Done, Failed, Reference, Sheet, Start, Take, Wants
+from truing_workers.wire import Ask, Cancel, Done, Reference, Sheet, Start, Take, Wants
 from truing_workers.worker import Died, Waiting, Worker
 
 WHERE = '[generator] use = "process"'
@@ -109,13 +112,13 @@ class Process:
         """What comes back for prompts. Raises Died."""
         number, waiting = worker.expect()
         try:
-            await anyio.to_thread.run_sync(worker.send, Ask(number, wire.columns_of(prompts, self._spec.requires())))
+            await anyio.to_thread.run_sync(worker.send, Ask(number, columns.columns_of(prompts, self._spec.requires())))
             answer = await self._settled(waiting)
         finally:
             if not waiting.done():
                 await _let_go(worker, number, waiting)
         assert isinstance(answer, Done)
-        return wire.batch_of(answer.batch)
+        return columns.batch_of(answer.batch)
 
     async def _read(self, copy: int) -> None:
         """Wait until a copy may be written: the process has read it, or has ended."""
@@ -177,7 +180,7 @@ class Process:
         if answer is None:
             raise Stopped
         if isinstance(answer, Failed):
-            raise wire.error_of(answer)
+            raise parts.error_of(answer)
         return answer
 
     def _begin(self) -> None:
@@ -190,12 +193,12 @@ class Process:
         number, self._started = worker.expect()
         order = Start(
             number=number,
-            spec=wire.packed(spec.generator),
+            spec=parts.packed(spec.generator),
             name=run.name,
             folder=os.fspath(run.folder),
             seed=run.seed,
             phase=run.phase,
-            wanted=[wire.place_of(field) for field in run.wanted],
+            wanted=[columns.place_of(field) for field in run.wanted],
             resumed=run.resumed,
             threads=threads,
             cores=spec.cores,

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from truing_workers.wire import Answer, Done, Failed, Link, Order, Said, Wants
+from truing_remote.parts import Failed
+from truing_workers.wire import Answer, Done, Link, Order, Said, Wants
 
 Waiting = Future[Done | Failed | Wants]
 """What will come of an order."""

@@ -16,8 +16,10 @@ import torch
 from truing.errors import RunFailed
 from truing.fields import IDS, PROMPTS, SEEDS, TOKENS, Batch, Field
 from truing.stage import GeneratorSpec
+from truing_remote.parts import packed, unpacked
+from truing_tensor.columns import batch_of, columns_of
 from truing_workers.memory import Memory, nameless
-from truing_workers.wire import Ask, Link, batch_of, columns_of, packed, unpacked
+from truing_workers.wire import Ask, Link
 
 from .stages import Numbers, Obedient
 
