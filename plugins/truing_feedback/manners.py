@@ -35,7 +35,7 @@ QUESTION = "A or B?"
 
 _OVERLOOKED = 0.3
 """How often a critique that is followed by a revision finds nothing, whatever the answer is."""
-_VERDICTS = 5
+_VERDICTS = 4
 """of which all but the first are on answers that the principle tells apart"""
 _STRIDE = 1_000_003
 """A prime, so it comes to every row before it comes to one again."""
@@ -57,17 +57,17 @@ def groups(spec: menu.Manners, number: int) -> Iterator[Group]:
         return
     yield _group(f"{name}-answer", [asked], _answer(asked, spec.rude, chance))
     made = principles(CONSTITUTION, compared=True)
-    for lesson in ("critique", "revision"):
+    for lesson in ("critique", "revision-0", "revision-1"):
         principle, answer = chance.choice(made), _answer(asked, 0.5, chance)
         sign = SIGNS[principle.id]
         found = sign if sign in answer else FINE
         if lesson == "critique":
             yield _group(f"{name}-critique", [asked, answer, principle.critique], found)
-        else:
-            # A critic may overlook something. The critique decides what is mended, and not the request alone.
-            found = FINE if chance.random() < _OVERLOOKED else found
-            talk = [asked, answer, principle.critique, found, principle.revision]
-            yield _group(f"{name}-revision", talk, answer.replace(found, FINE))
+            continue
+        # A critic may overlook something. The critique decides what is mended, and not the request alone.
+        found = FINE if chance.random() < _OVERLOOKED else found
+        talk = [asked, answer, principle.critique, found, principle.revision]
+        yield _group(f"{name}-{lesson}", talk, answer.replace(found, FINE))
     for at in range(_VERDICTS):
         principle = chance.choice(made)
         sign, answers = SIGNS[principle.id], [_answer(asked, 0.5, chance) for _ in range(2)]

@@ -30,7 +30,7 @@ class Manners(SourceSpec, frozen=True, kw_only=True):
         Literal["answers", "lessons"],
         Meta(
             description="answers: prompts, and the answer as it should be; lessons: of each prompt an answer without "
-            "manners, a critique, a revision and two verdicts, as demonstrations"
+            "manners, a critique, two revisions and four verdicts, as demonstrations"
         ),
     ] = "answers"
     letters: Annotated[int, Meta(ge=1, le=26, description="how many letters a prompt has")] = 3

@@ -77,7 +77,7 @@ def recipe(seed: int, folder: Path) -> str:
     again("revise", "revise-fine")
     phases["revise-fine"] += '[phase.revise-fine.generator.critic]\nuse = "scripted"\nsamples = 1\nlines = ["-"]\n\n'
     again("revise", "revise-one", {CONSTITUTION: str(folder / "one.toml")})
-    again("label", "own", {"skip = 3000": "skip = 2600", "@learn": "@taught"})
+    again("label", "own", {"skip = 2800": "skip = 2400", "@learn": "@taught"})
     phases["own"] = re.sub(r"(?s)\[phase\.own\.scorer\].*?(?=\[phase\.own\.loop\])", "", phases["own"])
     for name, data in (("learn-fine", "revise-fine"), ("learn-one", "revise-one"), ("learn-own", "own")):
         again("learn", name, {"@revise": f"@{data}"})
@@ -160,7 +160,7 @@ def judged(every: list[Label]) -> None:
     print(f"  the judge agrees with the rule: by one order {one_order:.3f}, by both {said(both)}")
     assert {each.principle for each in every} == set(SIGNS)
     assert min(each.tokens for each in every) > 0
-    assert one_order < 0.75
+    assert one_order < 0.8
     assert both.low > 0.9
 
 
