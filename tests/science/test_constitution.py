@@ -6,11 +6,12 @@ to by its own feedback is measured by the rule, on two answers to each of 500 pr
 share of answers breaks a principle, and what share has the right letters. Beside the recipe's own phases there are
 those that have to fail: a critic who finds nothing, learning the model's own answers, labels that were turned round by
 a coin; and one with a constitution of a single principle. Intervals are a bootstrap over prompts, of differences prompt
-by prompt.
+by prompt. TRUING_RUNS names folders of runs that were made before, one a seed, separated by commas.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -118,7 +119,8 @@ def labels(folder: Path) -> list[Label]:
 def test_feedback_by_a_constitution_mends_what_it_names_and_fakes_of_it_do_not(tmp_path: Path, seed: int) -> None:
     torch.set_num_threads(1)
     began = time.time()
-    folder = ran(recipe(seed, tmp_path), tmp_path)
+    made = os.environ.get("TRUING_RUNS", "")
+    folder = Path(made.split(",")[seed]) if made else ran(recipe(seed, tmp_path), tmp_path)
     print(f"\n{where()}; seed {seed}, {(time.time() - began) / 60:.1f} minutes")
     found = {name: violations(folder, name) for name in ARMS}
     for name, (broken, right, which) in found.items():
