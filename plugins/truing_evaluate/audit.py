@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import msgspec
 import typer
 
 from truing.errors import Problem, UserError
@@ -28,7 +30,26 @@ Truth = Annotated[
     ),
 ]
 ALL = "all"
+_NAME = 40
+"""characters of a criterion that is a sentence, in a table"""
 _LEAST = 1e-3
+"""what a probability is held away from 0 and 1 by before its log-odds are taken"""
+
+
+Chances = Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=1)]], msgspec.Meta(max_length=3)]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A comparison as a judge writes it down. second: None for the answer that came with the prompt. forward, backward:
+    the probability that what was shown first is better, what was shown second, and neither; empty without a verdict."""
+
+    first: int
+    second: int | None
+    criterion: str
+    forward: Chances
+    backward: Chances
+    principle: str = ""
+    tokens: int = 0
 
 
 class Label(NamedTuple):
@@ -89,13 +110,18 @@ def labels(row: Row, prompt: int, truth: str) -> list[Label]:
     from truing_evaluate.rows import BadValue
 
     found: list[Label] = []
-    for at, told in enumerate(row.values.get("verdicts", []), 1):
-        if not isinstance(told, dict) or "forward" not in told:
-            raise BadValue(f"verdict {at} is no comparison", "ratings are not audited: they have no order")
-        name = str(told.get("principle", told["criterion"]))
-        sides: list[float] = [_first(told[order]) for order in ("forward", "backward") if told[order]]
+    for at, each in enumerate(row.values.get("verdicts", []), 1):
+        try:
+            told = msgspec.convert(each, Verdict)
+        except msgspec.ValidationError as error:
+            mend = "a comparison, as a judge writes it; ratings have no order, and are not audited"
+            raise BadValue(f"verdict {at} is no comparison: {error}", mend) from None
+        if not all(0 <= side < len(row.texts) for side in (told.first, told.second or 0)):
+            raise BadValue(f"verdict {at} is about a completion that is not there")
+        name = told.principle or told.criterion
+        sides = [_first(chances) for chances in (told.forward, told.backward) if chances]
         orders = (sides[0], 1 - sides[1]) if len(sides) == 2 else None
-        found.append(Label(prompt, name, orders, 1 - len(sides) / 2, told["tokens"], _better(row, told, name, truth)))
+        found.append(Label(prompt, name, orders, 1 - len(sides) / 2, told.tokens, _better(row, told, name, truth)))
     return found
 
 
@@ -104,12 +130,12 @@ def _first(chances: Sequence[float]) -> float:
     return chances[0] + (chances[2] / 2 if len(chances) == 3 else 0.0)
 
 
-def _better(row: Row, told: Mapping[str, Any], principle: str, truth: str) -> float | None:
+def _better(row: Row, told: Verdict, principle: str, truth: str) -> float | None:
     from truing_evaluate.rows import numbers
 
-    sides = (told["first"], told["second"])
-    if not truth or None in sides:
+    if not truth or told.second is None:
         return None
+    sides = (told.first, told.second)
     if truth == "pairs":
         chosen = [tuple(pair) for pair in row.values.get("pairs", [])]
         return None if (sides in chosen) == (sides[::-1] in chosen) else float(sides in chosen)
@@ -163,7 +189,13 @@ def _table(told: Audit) -> tuple[list[str], list[list[str]]]:
     more = ["TOLD APART", "ONE ORDER AGREES", "BOTH AGREE"] if told.truth else []
     rows = [
         [
-            *(it.principle, f"{it.labels:,}", f"{it.missing:.3f}", f"{it.sure:.3f}", figure(it.disagree)),
+            *(
+                shorten(it.principle, _NAME, placeholder=" ..."),
+                f"{it.labels:,}",
+                f"{it.missing:.3f}",
+                f"{it.sure:.3f}",
+                figure(it.disagree),
+            ),
             *(f"{it.first:.3f}", f"{it.bias:+.2f}", f"{it.tokens:,}"),
             *([f"{it.apart:,}", *(figure(each) if each else "-" for each in (it.one_order, it.agree))] if more else []),
         ]

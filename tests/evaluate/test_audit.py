@@ -69,4 +69,5 @@ def test_the_command_prints_a_line_for_each_principle_and_says_what_is_wrong(wri
     assert truing("audit", file, "--json").json["by"][-1]["labels"] == 2
     assert 'no "nothing" in this row' in truing("audit", file, "--truth", "nothing").err
     assert "it has no verdicts" in truing("audit", write([{}])).err
-    assert "ratings are not audited" in truing("audit", write([{"verdicts": [{"completion": 0}]}])).err
+    assert "not there" in truing("audit", write(rows(verdict([1.0, 0.0], [], second=2)))).err
+    assert "ratings have no order" in truing("audit", write([{"verdicts": [{"completion": 0}]}])).err
