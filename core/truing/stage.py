@@ -228,8 +228,9 @@ class ModelSpec(Spec[Model], frozen=True, kw_only=True):
     models of the phases before, by name. None: it cannot say.
 
     follower: a module for models that learn in several processes, all started by one launcher: the first calls
-    `lead(rank, count, gpus)`, and `end()` of what that gives when the run is over, every other `follow(recipe, rank,
-    count, gpus)`, whose result is its exit status. `model.parallel.processes` of the recipe says how many they are.
+    `lead(rank, count, gpus)`, and `end(well)` of what that gives when the run is over; every other
+    `follow(recipe, rank, count, gpus)`, whose result is its exit status. How many they are is in the recipe's
+    `model.parallel.processes`.
     """
 
     kind: ClassVar[str] = "model"

@@ -70,6 +70,7 @@ class Leader:
         self._run = run
         self._one_at_a_time = threading.RLock()
         self._is_whole = False
+        self._broken = False
         made.hears = run.stop.ask
         run.ends.append(self._leave)
         self._order("join", [[run.phase, str(run.folder.resolve())]] * made.count, lambda *_: None)
@@ -100,11 +101,15 @@ class Leader:
         with self._one_at_a_time:
             if self._team.lost:
                 raise RunFailed(self._said())
-            self._team.busy = True
+            if self._broken:
+                raise RunFailed("the processes that learn together are out of step since something broke")
+            self._team.busy = self._broken = True
             try:
                 for line, given in zip(self._team.lines, arguments[1:], strict=True):
                     line.say(Order(order, list(given)))
-                return [own(*arguments[0]), *map(self._heard, self._team.lines)]
+                done = [own(*arguments[0]), *map(self._heard, self._team.lines)]
+                self._broken = False
+                return done
             except RuntimeError as error:  # a collective breaks with whatever its backend finds to say
                 raise self._explained(error) from error
             finally:

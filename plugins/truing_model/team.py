@@ -64,10 +64,12 @@ class Answer(msgspec.Struct, array_like=True):
 
 
 class Line:
-    """A line to another process. Whatever it says is kept until somebody listens. who: the other, in words."""
+    """A line to another process. Whatever it says is kept until somebody listens. who: the other, in words. last: what
+    it said last."""
 
-    def __init__(self, end: socket.socket, who: str, gone: Callable[[str], None]) -> None:
+    def __init__(self, end: socket.socket, who: str, gone: Callable[[Line], None]) -> None:
         self.who = who
+        self.last = b""
         self._gone = gone
         self._frames = Frames(end)
         self._heard: SimpleQueue[bytes | None] = SimpleQueue()
@@ -84,8 +86,9 @@ class Line:
 
     def _listen(self) -> None:
         while (content := self._frames.receive()) is not None:
+            self.last = content
             self._heard.put(content)
-        self._gone(self.who)
+        self._gone(self)
         self._heard.put(None)
 
 
@@ -102,26 +105,25 @@ class Team:
         self._known = threading.Event()
         self._over = False
 
-    def explained(self, error: Exception) -> Exception:
+    def explained(self, error: Exception, seconds: float = _KNOWN_SECONDS) -> Exception:
         """What broke: that somebody has gone, if that is why."""
-        if self._known.wait(_KNOWN_SECONDS):
-            return RunFailed(self.lost)
-        return error
+        return RunFailed(self.lost) if self._known.wait(seconds) else error
 
-    def end(self) -> None:
-        """The run is over, and the others may go."""
+    def end(self, well: bool) -> None:
+        """The run is over, and the others may go. well: nobody is left in a collective."""
         self._over = True
         for line in self.lines:
             line.say(Order("end", []))
-        if not self.lost:
+        if well:
             dist.destroy_process_group()
         _TEAM.clear()
 
-    def gone(self, who: str) -> None:
+    def gone(self, line: Line) -> None:
         """Hear that a line broke."""
         if self._over or self.lost:
             return
-        self.lost = f"{who} has gone, and the others cannot go on without it"
+        why = answer_of(line.last).error if self.rank == 0 and line.last else ""
+        self.lost = f"{line.who} {f'broke: {why}' if why else 'has gone, and the others cannot go on without it'}"
         self._known.set()
         self.hears(self.lost)
         stuck = threading.Timer(_STUCK_SECONDS, self._leave)
@@ -143,12 +145,12 @@ def assemble(rank: int, count: int, gpus: bool) -> Team:
     """Find the others. Called in each process, once. Raises RunFailed if they do not come."""
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", rank=rank, world_size=count)
     made = Team(rank, count)
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", rank=rank, world_size=count)
         made.lines = _answered(made) if rank == 0 else [_called(made)]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RunFailed(f"process {rank} of {count} finds the others not: {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise RunFailed(f"process {rank} of {count} does not find the others: {error}") from None
     _TEAM.append(made)
     return made
 
@@ -166,7 +168,7 @@ def _answered(made: Team) -> list[Line]:
         while len(found) < made.count - 1:
             end, _ = server.accept()
             end.settimeout(_TOGETHER_SECONDS)
-            first = Frames(end).receive()
+            first = Frames(end).receive(_ADDRESS_BYTES)
             try:
                 caller = msgspec.msgpack.decode(first or b"", type=Called)
             except msgspec.MsgspecError:

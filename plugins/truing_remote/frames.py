@@ -21,10 +21,10 @@ class Frames:
         with self._sending:
             self._end.sendall(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
 
-    def receive(self) -> bytes | None:
-        """The next message; None when nobody is at the other end any more."""
-        length = self._read(_LENGTH_BYTES)
-        return self._read(int.from_bytes(length, "big")) or None if length else None
+    def receive(self, most: int | None = None) -> bytes | None:
+        """The next message; None when nobody is at the other end any more, and for one that is longer than `most`."""
+        length = int.from_bytes(self._read(_LENGTH_BYTES), "big")
+        return None if most is not None and length > most else self._read(length) or None
 
     def leave(self) -> None:
         """Say no more: the other end hears of it."""

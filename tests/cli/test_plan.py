@@ -128,6 +128,17 @@ def test_a_copy_of_the_model_is_counted_only_where_it_answers_as_the_reference(t
     assert half["memory"]["reference"] == full // 2
 
 
+def test_a_process_is_told_its_share_of_a_model_that_several_share(told):
+    one, four = (
+        told("\n".join([phase("scratch-lm", **SHAPE), table("model.parallel", "", kind="fsdp", processes=count)]))[0]
+        for count in (1, 4)
+    )
+    for part in ("weights", "optimizer", "gradients", "reference"):
+        assert four["memory"][part] == -(-one["memory"][part] // 4), part
+    assert four["memory"]["gathered"] < 2 * one["memory"]["weights"]
+    assert any("of the first of 4 processes" in note for note in four["notes"])
+
+
 def test_a_model_of_an_earlier_phase_has_the_shape_of_that_phase_and_options_of_its_own(told):
     phases = [
         phase("scratch-lm", start="phase.one.", loss="simpo", **SHAPE),

@@ -102,6 +102,23 @@ def test_a_process_killed_while_the_first_samples_ends_the_run_which_goes_on(lau
     goes_on(folder, tmp_path)
 
 
+@pytest.mark.parametrize(("where", "says"), [(0, "ValueError: no room"), (1, "broke: ValueError: no room")])
+def test_what_breaks_in_one_process_is_said_by_the_first_and_none_is_left_in_a_collective(
+    where: int, says: str, launch: Launch
+) -> None:
+    def break_there(rank: int) -> None:
+        def broken(learner: Learner, *given: object) -> None:
+            raise ValueError("no room")
+
+        if rank == where:
+            Learner.forward = broken
+
+    options = [part for each in [*SHORT, "model.parallel.kind=fsdp"] for part in ("--set", each)]
+    launched = launch(2, "sft", *options, before=break_there)
+    assert launched.ends(60)[0] == 1, launched.said
+    assert says in launched.said[0]
+
+
 def gone(launched: Launched, rank: int) -> bool:
     """Whether a process has ended, though nobody has asked how."""
     return Path(f"/proc/{launched.pids[rank]}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

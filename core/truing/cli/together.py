@@ -70,10 +70,12 @@ def leading(recipe: Recipe) -> Generator[None]:
         yield
         return
     team = _module(recipe).lead(rank, count, _on_gpus(recipe))
+    well = False
     try:
         yield
+        well = True
     finally:
-        team.end()
+        team.end(well=well)
 
 
 def _several(count: int) -> str:
