@@ -94,10 +94,12 @@ class Network(nn.Module):
         """The model of transformers itself, adapters inside."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def call_layers(self) -> None:
-        """From now on call each layer as the module it is."""
+    def call_layers(self) -> bool:
+        """From now on call each layer as the module it is; whether each is called once a piece, and not for every
+        completion."""
         if self._decoder:
             self._decoder.call_layers()
+        return self._decoder is not None
 
     def forward(self, batch: Batch) -> Batch:
         """What the network gives of a piece. Only what some head reads is computed in the last layer."""

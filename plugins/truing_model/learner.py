@@ -20,6 +20,7 @@ from truing.stage import Optimizer
 from truing_model.sharding import Door, Share, replicated, sharded
 from truing_model.state import load_state, save_state, trainable
 from truing_model.step import surrogate
+from truing_tensor.machine import give_freed_memory_back
 
 MODEL, REFERENCE = "model", "reference"
 Networks = Callable[[str], AbstractContextManager[nn.Module]]
@@ -50,6 +51,7 @@ class Learner:
         assert self.optimizer_of, "the optimizer is known before"
         self.share = Share(rank, count)
         if kind == "fsdp":
+            give_freed_memory_back()
             self._make_door = sharded
             self._doors.clear()
         with self._networks(MODEL) as network:

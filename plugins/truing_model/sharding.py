@@ -60,8 +60,8 @@ def sharded(network: nn.Module) -> nn.Module:
     mesh = init_device_mesh(next(network.parameters()).device.type, (dist.get_world_size(),))
     door = Door(network)
     for part in network.modules():
-        if isinstance(part, Network):
-            part.call_layers()
+        # All processes put the same layer together at a time, so they must come to it equally often.
+        if isinstance(part, Network) and part.call_layers():
             for layer in _layers(part):
                 fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     return fully_shard(door, mesh=mesh, reshard_after_forward=True)

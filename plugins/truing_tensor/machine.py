@@ -53,8 +53,18 @@ def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
 def keep_freed_memory() -> None:
     """Have glibc keep large freed blocks: a training step frees and asks for the same hundreds of megabytes again, and
     fetching them from the kernel each time costs a quarter of a step on a CPU."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    trim_threshold, mmap_threshold = -1, -3
-    for parameter in (mmap_threshold, trim_threshold):
-        ctypes.CDLL(None).mallopt(parameter, 2**31 - 1)
+    _tune_heap(trim=2**31 - 1, apart=2**31 - 1)
+
+
+def give_freed_memory_back() -> None:
+    """Have glibc give large freed blocks back at once. Weights that are put together a layer at a time leave holes in a
+    heap, and these would be as large as what sharing the weights saves."""
+    _tune_heap(trim=2**17, apart=2**18)
+
+
+def _tune_heap(trim: int, apart: int) -> None:
+    """Set how many free bytes at its end a heap keeps, and from how many on a block lies apart from it."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        for parameter, value in ((mmap_threshold, apart), (trim_threshold, trim)):
+            ctypes.CDLL(None).mallopt(parameter, value)

@@ -15,10 +15,11 @@ SHORT = {
     "sft": ["source.size=32", "loop.epochs=1", "model.micro_tokens=200"],
     "reward": ["phase.sft.loop.steps=2", "phase.reward.loop.epochs=1", "phase.reward.source.size=32"],
     "dpo": ["source.size=32", "loop.epochs=1"],
-    "aot": ["loop.batch=4", "source.size=16", "loop.epochs=1"],
+    "aot": ["model.layout='plain'", "loop.batch=4", "source.size=16", "loop.epochs=1"],
     "grpo": ["phase.sft.loop.epochs=2", "phase.rl.loop.steps=4"],
 }
-"""Recipes made shorter; pieces so small that every process has several of a step, or some have none."""
+"""Recipes made shorter: pieces so small that every process has several of a step, or groups so few that some have none;
+a completion at a time, and a loss that must see them all."""
 
 
 def options(name: str, kind: str) -> list[str]:

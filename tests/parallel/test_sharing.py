@@ -48,6 +48,44 @@ def test_weights_gradients_and_optimizer_of_a_process_are_its_share(launch: Laun
     assert most[4] < 0.6 * most[2]
 
 
+@pytest.mark.skipif(not os.environ.get("TRUING_LAUNCHERS"), reason="set TRUING_LAUNCHERS=1: 34 million weights")
+def test_the_peak_of_a_process_falls_with_their_number(launch: Launch, tmp_path: Path) -> None:
+    shape = ["model.width=512", "model.layers=8", "model.heads=8", "model.dtype='fp32'", "model.micro_tokens=256"]
+    options = [*SHARED, "--set", "source.size=16", "--set", "holdout.size=1"]
+    options += [part for each in shape for part in ("--set", each)]
+
+    def measure(rank: int) -> None:
+        before = resident("VmRSS")
+        begin, move = Learner.begin, Learner.move
+
+        def begun(learner: Learner) -> None:
+            # The weights were whole while they were loaded: the peak is that of the second step.
+            Path("/proc/self/clear_refs").write_text("5")
+            begin(learner)
+
+        def moved(learner: Learner) -> float:
+            rate = move(learner)
+            (tmp_path / f"{learner.share.count}-{rank}").write_text(str(resident("VmHWM") - before))
+            return rate
+
+        Learner.begin, Learner.move = begun, moved
+
+    peaks: dict[int, int] = {}
+    for count in (1, 2, 4):
+        launched = launch(count, "sft", *options, runs=f"runs-{count}", before=measure)
+        assert launched.ends(600) == [0] * count, launched.said
+        peaks[count] = max(int((tmp_path / f"{count}-{rank}").read_text()) for rank in range(count))
+    print({count: f"{peak / 1e6:.0f} MB" for count, peak in peaks.items()})
+    assert peaks[2] < 0.75 * peaks[1]
+    assert peaks[4] < 0.85 * peaks[2]
+
+
+def resident(which: str) -> int:
+    """Bytes of this process in memory: now, or at its most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(which))
+
+
 def test_what_four_processes_wrote_two_go_on_from_and_then_one(launch: Launch, tmp_path: Path) -> None:
     assert launch(1, "sft", *SHORT, runs="alone").ends() == [0]
     launched = launch(4, "sft", *SHARED, before=stop_at(1))
