@@ -59,9 +59,10 @@ class Stage:
     drawn: dict[tuple[int, ...], Counts]
 
     def noisy(self, stage: str, seconds: float) -> float:
-        """Seconds as they vary from one time to the next: as they did where they were measured, from some time on."""
+        """Seconds as they varied where they were measured, in that order: what slows one stage down often slows the
+        others, too."""
         noise = self.pace.noise.get(stage, ())
-        at = self.run.seed_for("noise", stage) + sum(work.stage == stage for work in self.works)
+        at = sum(work.stage == stage for work in self.works)
         return seconds * noise[at % len(noise)] if noise else seconds
 
     async def takes(self, stage: str, seconds: float, busy: float = 1.0) -> None:
@@ -132,11 +133,17 @@ class Sampler:
         self._version = -1
 
     async def sync_weights(self, weights: Weights) -> None:
-        """They wait for what is sampled from those before."""
-        async with self._talking:
-            stage = self._stage
-            await stage.takes("publish", stage.noisy("publish", stage.pace.publish(stage.places)))
-            self._version = weights.version
+        """On a device of its own they are read beside what is sampled from those before, and sampled from next."""
+        if self._stage.places.shared:
+            async with self._talking:
+                await self._read(weights)
+        else:
+            await self._read(weights)
+
+    async def _read(self, weights: Weights) -> None:
+        stage = self._stage
+        await stage.takes("publish", stage.noisy("publish", stage.pace.publish(stage.places)))
+        self._version = weights.version
 
     async def generate(self, batch: Batch) -> Batch:
         """In turns with learning where both are on the same devices."""
@@ -147,7 +154,7 @@ class Sampler:
                 return await self._sampled(batch)
 
     async def _sampled(self, batch: Batch) -> Batch:
-        stage, seeds = self._stage, tuple(batch[SEEDS])
+        stage, seeds, version = self._stage, tuple(batch[SEEDS]), self._version
         if seeds not in stage.drawn:
             stage.drawn[seeds] = stage.pace.lengths.draw(list(seeds), stage.samples)
         lengths = stage.drawn[seeds]
@@ -160,7 +167,7 @@ class Sampler:
                 GROUP: [at // stage.samples for at in range(count)],
                 TOKENS: [],
                 SEQ: [],
-                VERSION: [self._version] * count,
+                VERSION: [version] * count,
                 LENGTH: lengths.ravel().tolist(),
                 LUCK: [stage.run.seed_for("luck", seed) % 10**6 / 10**6 for seed in seeds],
             }

@@ -1,8 +1,8 @@
 """What `truing simulate` says of runs before they are made, and what they come to then.
 
-Two small runs of different sizes tell the pace of this machine; others differ from the smaller one in one thing. A
-model of a million fresh weights, so most completions are as long as they may be. Times are those of this machine as it
-is, so keep it quiet. A table is printed.
+Each run is said twice: from what its own stages took, which tries the loop alone; and from two runs in turns, of other
+sizes, which tries how time is scaled. A model of a million fresh weights, so most completions are as long as they may
+be. Times are those of this machine as it is. A table is printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from truing.plugins import discover
+from truing.recipe import Loop
 from truing.testing import recipe, run_recipe
 
 pytest.importorskip("torch")
@@ -25,7 +26,7 @@ from truing_simulate.measured import Measured, Shares, measured, pace_of
 from truing_simulate.pace import Places
 from truing_simulate.playing import Player
 
-STEPS = 30
+STEPS, TOKENS = 16, 32
 TEXT = """
 name = "simulated"
 
@@ -51,7 +52,7 @@ use = "grpo"
 [generator]
 {generator}
 samples = 8
-max_new_tokens = 48
+max_new_tokens = {tokens}
 dtype = "fp32"
 device = "cpu"
 
@@ -83,9 +84,9 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("in turns", HERE, 4, 0, True, True),
-    Kind("in turns, three times the prompts", HERE, 12, 0, True, True),
-    Kind("in turns, twice the prompts", HERE, 8, 0, True),
+    Kind("in turns, 2 prompts", HERE, 2, 0, True, True),
+    Kind("in turns, 6 prompts", HERE, 6, 0, True, True),
+    Kind("in turns, 4 prompts", HERE, 4, 0, True),
     Kind("ahead, in one process", HERE, 4, 1, True),
     Kind("ahead, in two processes", APART, 4, 1, False),
     Kind("far ahead, in two processes", APART, 4, 3, False),
@@ -105,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Made]:
     torch.set_num_threads(1)
     found: list[Made] = []
     for kind in KINDS:
-        text = TEXT.format(steps=STEPS, **kind._asdict())
+        text = TEXT.format(steps=STEPS, tokens=TOKENS, **kind._asdict())
         run = run_recipe(recipe(text), tmp_path_factory.mktemp("runs"))
         course = course_of(run.events, kind.staleness, kind.shared)
         found.append(Made(kind, measured(Path(run.folder), "", generators), course))
@@ -115,24 +116,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Made]:
 
 def predicted(kind: Kind, pace_from: Sequence[Measured]) -> Course:
     """What a run is to come to."""
-    from truing.recipe import Loop
-
-    player = Player(Loop(batch=kind.batch, staleness=kind.staleness), 8, pace_of(pace_from, Shares(), 48))
+    player = Player(Loop(batch=kind.batch, staleness=kind.staleness), 8, pace_of(pace_from, Shares(), TOKENS))
     places = Places(1, 1, kind.shared, seats=64)
     return course_of(player(places, STEPS).events, kind.staleness, kind.shared)
 
 
 def test_runs_take_as_long_as_was_said_and_learn_from_what_is_as_old(made: Sequence[Made]) -> None:
     known = [one.told for one in made if one.kind.learned_from]
-    off: dict[str, float] = {}
-    print(f"\n{'run':<36}{'said':>8}{'took':>8}{'off':>7}   age said, was   learner busy said, was")
-    for kind, _, was in made:
-        said = predicted(kind, known)
-        off[kind.name] = said.step_seconds / was.step_seconds - 1
-        busy = f"{said.busy['learn']:.0%}, {was.busy['learn']:.0%}"
+    print(f"\n{'run':<30}{'took':>8}   from its own stages    from two runs in turns    age was, said    learner busy")
+    for kind, told, was in made:
+        own, said = predicted(kind, [told]), predicted(kind, known)
+        off, far = (one.step_seconds / was.step_seconds - 1 for one in (own, said))
         print(
-            f"{kind.name:<36}{said.step_seconds:>8.3f}{was.step_seconds:>8.3f}{off[kind.name]:>+7.0%}   "
-            f"{said.age:.2f}, {was.age:.2f}       {busy}"
+            f"{kind.name:<30}{was.step_seconds:>8.3f}{own.step_seconds:>12.3f} ({off:+.0%})"
+            f"{said.step_seconds:>18.3f} ({far:+.0%}){was.age:>14.2f}, {own.age:.2f}"
+            f"{was.busy['learn']:>12.0%}, {own.busy['learn']:.0%}"
         )
-        assert said.age == pytest.approx(was.age, abs=0.15)
-    assert max(map(abs, off.values())) < 0.25
+        assert abs(off) < 0.15
+        assert own.age == pytest.approx(was.age, abs=0.3)
+        assert own.busy["learn"] == pytest.approx(was.busy["learn"], abs=0.1)
+        # Two that work at a time need two cores that are free, and nobody promises that here.
+        assert kind.staleness or abs(far) < 0.15
