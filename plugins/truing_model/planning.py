@@ -251,11 +251,12 @@ def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | 
 
 
 def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:
-    """What a generator could make of the prompts of a batch: every completion as long as it may be. Those of an
-    opponent are learned from where the loss asks whose they are."""
+    """What a generator could make of the prompts of a batch: every completion as long as it may be, and as many as an
+    estimator keeps. Those of an opponent are learned from where the loss asks whose they are."""
     count, most = getattr(phase.generator, "samples", 1), getattr(phase.generator, "max_new_tokens", 1)
     if OPPONENT in (phase.loss.requires() if phase.loss else fields()):
         count += getattr(phase.generator, "opponents", 0)
+    count = min(count, getattr(phase.advantage, "keep", count))
     prompts = {key: value for key, value in batch.items() if key.dims in ("", "group")}
     groups = torch.arange(len(batch[IDS])).repeat_interleave(count)
     encoded = encoder(Batch({**prompts, GROUP: groups, COMPLETIONS: [""] * len(groups)})).batch

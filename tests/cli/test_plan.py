@@ -224,6 +224,16 @@ def test_a_phase_that_samples_counts_its_generator_and_completions_as_long_as_th
     assert sampled["tokens"] > rl.loop.batch * generator.samples * generator.max_new_tokens
 
 
+def test_of_best_of_n_as_many_completions_are_planned_as_are_kept(truing):
+    said = truing("plan", str(ROOT / "recipes" / "tiny" / "raft.toml"), "--json")
+    assert said.status == 0, said.err
+    rl = load(ROOT / "recipes" / "tiny" / "raft.toml", discover()).phases[1]
+    generator: Any = rl.generator
+    sampled = said.json["phases"][1]["estimate"]
+    longest = rl.loop.batch * generator.max_new_tokens
+    assert longest < sampled["tokens"] < generator.samples * longest
+
+
 def learned_by_ppo(name: str, critic: dict[str, Any] | None, **scorer: str) -> str:
     start = f"phase.{name}."
     lone = [table(f"{start}model.critic", "reward-model", **critic)] if critic else []
