@@ -32,7 +32,6 @@ TEMPLATE = "{criterion}\n{prompt}\nA:\n{first}\nB:\n{second}"
 QUESTION = "A or B?"
 """What a verdict is asked with; a judge is to be given both, and nothing as its prefix."""
 
-
 _OVERLOOKED = 0.3
 """How often a critique that is followed by a revision finds nothing, whatever the answer is."""
 _VERDICTS = 4
