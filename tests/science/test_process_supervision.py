@@ -1,83 +1,150 @@
 """Process against outcome supervision, as Lightman et al. compare them (arXiv:2305.20050): labels that nobody gave.
 
-recipes/process-supervision.toml is run: a small policy, labels of steps by rollouts, a reward model of steps and one
-of answers that learn from the same solutions, and 64 solutions of each of 200 sums to choose among. A quarter of an
-hour on two quiet CPU cores. TRUING_RUN names a run that was made before. Tables are printed.
+recipes/process-supervision.toml is run: a small policy that was shown planted misconceptions, labels of steps by
+rollouts, a reward model of steps and one of answers that learn from the same solutions, and 64 solutions of each of 120
+sums to choose among. TRUING_RUNS names folders of runs that were made before, separated by commas. Tables are printed,
+and written to the file that TRUING_TABLE names, with a picture beside it.
 
-Asserted is that the labels are right and that votes help. That steps choose better than answers, and both better than
-votes, is what the paper found, and what models of this size were not seen to do: docs/explain/results.md.
+Several runs are asked the same sums, so intervals are a bootstrap over sums, of means over runs.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tests.science.children import ran, rows, told, where
+from tests.science.children import ran, rows, where
 
 from truing_data.chains import right_steps
+from truing_evaluate.answers import reader
+from truing_evaluate.bestof import best_of
+from truing_evaluate.intervals import Array, mean_of
+from truing_evaluate.rows import Row, read
+from truing_evaluate.selecting import How, Prompt, prompts_of, truth_of, usual
+from truing_evaluate.voting import Weigh, vote
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "process-supervision.toml"
-WAYS = ("best", "vote", "weighted-vote")
-NAMES = {
-    ("process", "best"): "best by steps",
-    ("outcome", "best"): "best by answer",
-    ("process", "weighted-vote"): "votes weighed by steps",
-    ("outcome", "weighted-vote"): "votes weighed by answer",
-    ("process", "vote"): "votes",
-}
+MODULUS = 16
+SEEDS = (0,)
+WAYS = ("best by steps", "best by answer", "votes", "votes weighed by steps", "votes weighed by answer")
 
-Curves = dict[tuple[str, str], dict[int, dict[str, float]]]
+Curves = Mapping[str, Mapping[int, Array]]
+"""how often what is chosen among n is right, by the way it is chosen and by n, for each sum [prompt]"""
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    known = os.environ.get("TRUING_RUN")
-    return Path(known) if known else ran(RECIPE.read_text(encoding="utf-8"), tmp_path_factory.mktemp("run"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    if known := os.environ.get("TRUING_RUNS"):
+        return [Path(each) for each in known.split(",")]
+    text = RECIPE.read_text(encoding="utf-8")
+    return [ran(text.replace("seed = 0", f"seed = {seed}", 1), tmp_path_factory.mktemp("run")) for seed in SEEDS]
 
 
-def test_labels_by_rollouts_agree_with_what_is_true_of_the_steps(run: Path) -> None:
-    agree = [label == true for row in rows(run / "label/data/groups.jsonl") for label, true in judged(row)]
-    share = sum(agree) / len(agree)
-    print(f"\nlabels: {share:.3f} of {len(agree):,} agree with what is true of the steps; {where()}")
-    assert share > 0.9
+def test_labels_by_rollouts_agree_with_what_is_true_of_the_steps(runs: list[Path]) -> None:
+    print(f"\n{where()}")
+    for run in runs:
+        judged = np.array([both for row in rows(run / "label/data/groups.jsonl") for both in labels_of(row)])
+        label, true = judged[:, 0], judged[:, 1]
+        share = float((label == true).mean())
+        missed, spared = float((~label)[true].mean()), float(label[~true].mean())
+        print(f"labels: {share:.3f} of {len(label):,} are true; of right steps {missed:.3f} are called wrong, ", end="")
+        print(f"of {int((~true).sum()):,} wrong ones {spared:.3f} right")
+        assert share > 0.9
 
 
-def judged(row: dict[str, Any]) -> list[tuple[bool, bool]]:
+def labels_of(row: dict[str, Any]) -> Iterator[tuple[bool, bool]]:
     """Of every judged step its label, and whether it and all before it are right; the last one of a solution only if
     nothing is left to be done."""
     question = row["prompt"].strip()
     whole = len(question.split()) - 1
-    found: list[tuple[bool, bool]] = []
     for steps, places, labels in zip(row["steps"], row["step_index"], row["step_labels"], strict=True):
-        right = right_steps(question, "\n".join(steps))
+        right = right_steps(question, "\n".join(steps), MODULUS)
         for place, label in zip(places, labels, strict=True):
             ended = place == len(steps) - 1 and len(steps) != whole
-            found.append((label >= 0.5, all(right[: place + 1]) and not ended))
-    return found
+            yield label >= 0.5, all(right[: place + 1]) and not ended
 
 
-def test_votes_are_right_more_often_than_a_single_solution(run: Path) -> None:
-    curves = measured(run)
-    ns = sorted(curves["process", "best"])
-    print("\n| n | " + " | ".join(NAMES.values()) + " |\n|" + " --- |" * (1 + len(NAMES)))
-    for n in ns:
-        cells = [curves[key][n] for key in NAMES]
-        print(f"| {n} | " + " | ".join(f"{it['value']:.3f} [{it['low']:.3f}, {it['high']:.3f}]" for it in cells) + " |")
-    votes = curves["process", "vote"]
-    assert votes[ns[-1]]["low"] > votes[1]["high"]
+def test_steps_choose_better_than_answers_and_both_better_than_votes(runs: list[Path]) -> None:
+    curves = over_seeds([curves_of(run) for run in runs])
+    most = max(curves["votes"])
+    single, votes = curves["votes"][1], curves["votes"][most]
+    answers, steps = curves["best by answer"][most], curves["best by steps"][most]
+    ahead = {
+        "votes ahead of a single solution": votes - single,
+        "best by answer ahead of votes": answers - votes,
+        "best by steps ahead of best by answer": steps - answers,
+    }
+    text = "\n".join([*table(curves), "", *(f"{what}: {figure(gain)}" for what, gain in ahead.items())]) + "\n"
+    print(f"\n{text}")
+    if place := os.environ.get("TRUING_TABLE", ""):
+        Path(place).write_text(text, encoding="utf-8")
+        draw(curves, Path(place).with_suffix(".png"))
+    assert all(mean_of(gain).low > 0 for gain in ahead.values())
 
 
-def measured(run: Path) -> Curves:
-    """How often what is chosen is right, by who scores, how it is chosen, and among how many."""
-    curves: Curves = {}
-    for scorer in ("process", "outcome"):
-        hows = [part for how in WAYS for part in ("--how", how)]
-        asked = (str(run / "score"), "--scores", f"score_parts.{scorer}", "--truth", "score_parts.right", *hows)
-        said = told("select", *asked, "--answer", r"=(\d+)$", "--weigh", "sigmoid")
-        for choice in said["choices"]:
-            for chosen in choice["chosen"]:
-                curves.setdefault((scorer, chosen["how"]), {})[choice["n"]] = chosen["truth"]
-    return curves
+def curves_of(run: Path) -> Curves:
+    data, total = read(run / "score"), reader(r"=(\d+)$")
+
+    def right(_: str, row: Row) -> Array:
+        return truth_of(row, "score_parts.right", total)
+
+    steps, answers = (prompts_of(data, f"score_parts.{by}", right, total) for by in ("process", "outcome"))
+    ways: dict[str, tuple[list[Prompt], How, Weigh]] = {
+        "best by steps": (steps, "best", "scores"),
+        "best by answer": (answers, "best", "scores"),
+        "votes": (answers, "vote", "scores"),
+        "votes weighed by steps": (steps, "weighted-vote", "scores"),  # of steps a probability, of answers log-odds
+        "votes weighed by answer": (answers, "weighted-vote", "sigmoid"),
+    }
+    return {
+        way: {n: np.array([worth(prompt, how, weigh, n) for prompt in prompts]) for n in usual(prompts)}
+        for way, (prompts, how, weigh) in ways.items()
+    }
+
+
+def worth(prompt: Prompt, how: How, weigh: Weigh, n: int) -> float:
+    """How often what is chosen among n is right."""
+    assert prompt.scores is not None
+    assert prompt.truth is not None
+    if how == "best":
+        return best_of(prompt.scores, prompt.truth, n)
+    return vote(prompt.answers, prompt.weights(how, weigh), prompt.truth, n, prompt.name)
+
+
+def over_seeds(curves: list[Curves]) -> Curves:
+    return {way: {n: np.mean([each[way][n] for each in curves], axis=0) for n in curves[0][way]} for way in curves[0]}
+
+
+def table(curves: Curves) -> Iterator[str]:
+    yield f"| n | {' | '.join(WAYS)} |"
+    yield "| --- " * (1 + len(WAYS)) + "|"
+    for n in curves["votes"]:
+        yield f"| {n} | {' | '.join(figure(curves[way][n]) for way in WAYS)} |"
+
+
+def figure(values: Array) -> str:
+    """The mean over sums, and its interval."""
+    it = mean_of(values)
+    return f"{it.value:.3f} [{it.low:.3f}, {it.high:.3f}]"
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Each way as a line, with its interval as a band."""
+    from matplotlib.figure import Figure
+
+    sheet = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = sheet.add_subplot(xlabel="solutions to choose among", ylim=(0, 1.02))
+    axes.set_ylabel("chosen answers that are right")
+    for way in WAYS:
+        found = [mean_of(values) for values in curves[way].values()]
+        line = axes.plot(list(curves[way]), [it.value for it in found], marker="o", markersize=3, label=way)[0]
+        low, high = [it.low for it in found], [it.high for it in found]
+        axes.fill_between(list(curves[way]), low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(curves["votes"]), labels=[str(n) for n in curves["votes"]])
+    axes.legend()
+    sheet.savefig(path, dpi=100)
