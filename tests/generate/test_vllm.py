@@ -1,7 +1,7 @@
 """Against a real vLLM server, if there is one. To run it, start a server in development mode beside its model,
 
     VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 \
-        --max-model-len 512 --generation-config vllm
+        --max-model-len 512 --max-num-batched-tokens 16384 --generation-config vllm
 
 and name it: TRUING_VLLM_URL=http://127.0.0.1:8000. FOLDER holds a causal language model that transformers loads here,
 too; its weights on the server are changed and put back. On a CPU it must not tie its embeddings: vLLM 0.32 keeps the
