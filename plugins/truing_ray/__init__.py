@@ -1,0 +1,1 @@
+"""Components in actors of Ray, on whatever machines a cluster has."""
