@@ -44,10 +44,15 @@ async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> 
             if run.stop:
                 return
             try:
-                metrics = await _batch(sampling, step, first, raw, folder)
+                metrics, batch = await _batch(sampling, step, first, raw)
             except Stopped:
                 return
+            if batch[IDS]:
+                ids, digest = list(batch[IDS]), digest_of(batch)
+                run.bus.publish(GroupWritten(phase=run.phase, step=step, wave=step, ids=ids, digest=digest))
             run.bus.publish(StepDone(phase=run.phase, step=step, steps=steps, epoch=0, metrics=metrics))
+            # Last: what is written is not made again, and nothing more would be said of it after a crash.
+            folder.add(msgspec.json.encode(rows_of(batch) if batch[IDS] else []))
         if step == steps:
             break
     path, groups = folder.finish()
@@ -58,8 +63,9 @@ async def collect(stages: Stages, loop: Loop, run: Run, folder: PhaseFolder) -> 
     run.bus.publish(DataSaved(phase=run.phase, path=str(path.resolve()), groups=groups))
 
 
-async def _batch(sampling: Sampling, step: int, first: int, raw: Batch, folder: PhaseFolder) -> dict[str, float]:
-    """Sample, score and write down one batch; numbers to report of it. first: how many groups were read before it."""
+async def _batch(sampling: Sampling, step: int, first: int, raw: Batch) -> tuple[dict[str, float], Batch]:
+    """Sample and score one batch; numbers to report, and what is left of it. first: how many groups were read before
+    it."""
     run, began = sampling.run, time.perf_counter()
     run.bus.publish(WaveAdmitted(phase=run.phase, wave=step, ids=list(raw[IDS])))
     encoded = await run.device.beside(sampling.stages.model.encode, sampling.text(raw))
@@ -71,12 +77,8 @@ async def _batch(sampling: Sampling, step: int, first: int, raw: Batch, folder: 
     failed = len(encoded.batch[IDS]) - len(scored[IDS])
     counts = {"data/dropped": float(len(raw[IDS]) - len(batch[IDS]) - failed), "data/failed": float(failed)}
     if not batch[IDS]:
-        folder.add(b"[]")
-        return counts
-    folder.add(msgspec.json.encode(rows_of(batch)))
-    written = GroupWritten(phase=run.phase, step=step, wave=step, ids=list(batch[IDS]), digest=digest_of(batch))
-    run.bus.publish(written)
-    return {**numbers_of(batch), "speed/sample_seconds": time.perf_counter() - began, **counts}
+        return counts, batch
+    return {**numbers_of(batch), "speed/sample_seconds": time.perf_counter() - began, **counts}, batch
 
 
 def rows_of(batch: Batch) -> list[Row]:

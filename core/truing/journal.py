@@ -87,6 +87,8 @@ class Journal:
         self._events = folder / "events.jsonl"
         self._read = 0, 0
         """up to which line the events were read, and where it ends: whoever follows a long run reads no line twice"""
+        self._torn = b""
+        """what ends a line of which only a part was written"""
 
     @classmethod
     def create(cls, root: Path, recipe: Recipe, versions: dict[str, str]) -> Journal:
@@ -161,9 +163,11 @@ class Journal:
         try:
             with self._events.open("ab", buffering=0) as file:
                 told = events.encode(event)
-                line = told[:-1] + _SEAL + crc_of(told) + b'"}\n'
+                line = self._torn + told[:-1] + _SEAL + crc_of(told) + b'"}\n'
+                self._torn = b"\n"
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._torn = b""
         except OSError as error:
             raise RunFailed(f"cannot write {self._events}: {error.strerror}") from None
 
@@ -308,6 +312,8 @@ class PhaseFolder:
 def _read(line: bytes) -> Event | Literal[False] | None:
     """The event of a line, None if its kind is not known here, False if it is not what was written."""
     told, seal, crc = line.rpartition(_SEAL)
+    if line == b"\n":
+        return None
     try:
         return events.decode(line) if not seal or crc == crc_of(told + b"}") + b'"}\n' else False
     except (msgspec.DecodeError, UnicodeDecodeError):

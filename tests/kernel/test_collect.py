@@ -13,7 +13,7 @@ import pytest
 from truing.bus import Bus
 from truing.collect import collect, rows_of
 from truing.errors import Problem, RunFailed, UserError
-from truing.events import DataSaved, Event, GroupDropped, PhaseStarted, StepDone
+from truing.events import DataSaved, Event, GroupDropped, GroupWritten, PhaseStarted, StepDone
 from truing.fields import (
     ANSWERS,
     CHOSEN,
@@ -37,7 +37,10 @@ from truing.sampling import Stages
 from truing.stage import Encoded, Weights
 from truing.testing import ToyModel, ToyModelSpec, ToySource, ToySourceSpec
 
+from .scenes import ends
+
 MakeRecipe = Callable[..., Recipe]
+Keep = Callable[[Event], object]
 
 
 class Prompted(ToyModel):
@@ -80,10 +83,12 @@ class Grader:
 class Scene:
     """A collecting phase of toys in a folder of its own."""
 
-    def __init__(self, folder: Path, until: str = "", without: tuple[str, ...] = (), **loop: Any) -> None:
+    def __init__(
+        self, folder: Path, until: str = "", without: tuple[str, ...] = (), keep: Keep | None = None, **loop: Any
+    ) -> None:
         self.events: list[Event] = []
         stop = Stop()
-        run = Run("toy", folder, 0, Bus(keep=self.events.append), "collect", stop=stop)
+        run = Run("toy", folder, 0, Bus(keep=keep or self.events.append), "collect", stop=stop)
         model = Prompted(ToyModelSpec(), run)
         model.without = without
         self.writer = Writer(stop, until)
@@ -128,6 +133,25 @@ def test_a_phase_that_was_stopped_goes_on_behind_its_last_whole_batch(torn: bool
     assert (first.writer.asked, second.writer.asked) == (["0", "1"], ["2", "3", "4"])
     assert second.rows() == Scene(tmp_path / "whole").rows()
     assert sorted(path.name for path in (tmp_path / "collect").iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("kind", [GroupWritten, StepDone])
+def test_a_batch_that_could_not_be_told_of_is_made_again_so_that_every_group_ends_once(
+    kind: type[Event], tmp_path: Path
+) -> None:
+    told: list[Event] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, kind) and event.step == 2:
+            raise RunFailed("cannot write events.jsonl: the disk is full")
+        told.append(event)
+
+    with pytest.raises(RunFailed, match="the disk is full"):
+        Scene(tmp_path, keep=keep)
+    second = Scene(tmp_path)
+    assert second.rows() == Scene(tmp_path / "whole").rows()
+    assert ends([*told, *second.events]) == ends(Scene(tmp_path / "again").events)
+    assert {event.step for event in [*told, *second.events] if isinstance(event, StepDone)} == {1, 2, 3}
 
 
 def test_a_batch_that_lost_all_its_groups_is_not_asked_again(tmp_path: Path) -> None:

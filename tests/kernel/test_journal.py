@@ -195,3 +195,20 @@ def test_a_full_disk_ends_the_run_with_its_reason(
         PhaseFolder(tmp_path / "phase").save(position(1), full, keep=1)
     assert not list((tmp_path / "phase" / "checkpoints").iterdir())
     assert journal.read().status == "running"
+
+
+def test_an_event_of_which_only_a_part_was_written_takes_no_other_with_it(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    journal, limits = Journal(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal.record(Notice(text="one"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "events.jsonl").stat().st_size + 9, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(RunFailed, match="cannot write"):
+                journal.record(Notice(text="two"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.record(Notice(text="three"))
+    journal.record(Notice(text="four"))
+    assert [event.text for _, event in Journal(tmp_path).events()] == ["one", "three", "four"]  # type: ignore
+    assert Journal(tmp_path).spoiled() == [2]
