@@ -77,7 +77,7 @@ def _asked(row: Row) -> tuple[Mapping[str, Any], Sequence[str], Sequence[float]]
         return {}, row.texts, numbers(row, "scores") if "scores" in row.values else ()
     if lacking := [key for key in _KNOWN.get(told["probe"], ("probe",)) if not isinstance(told.get(key), str)]:
         raise BadValue(f'the metadata of a probe "{told["probe"]}" have no "{lacking[0]}"')
-    return told, row.texts, ()
+    return told, row.texts, numbers(row, "scores") if "given" in told else ()
 
 
 _KNOWN = {

@@ -51,6 +51,13 @@ class Probes(SourceSpec, frozen=True, kw_only=True):
             "which of them it gives is read off its words, for answers that are short"
         ),
     ] = True
+    both: Annotated[
+        bool,
+        Meta(
+            description="bring both answers along as completions and ask nothing but beliefs: for a phase without a "
+            "generator, in which the scorer likelihood says how likely each is; for models that do not answer"
+        ),
+    ] = False
     safety: Annotated[
         str, Meta(description='JSON lines of prompts labelled safe or unsafe; "pairs": those of truing; "": none')
     ] = BUILT_IN["safety"]

@@ -82,7 +82,7 @@ def _groups(spec: Probes) -> Iterator[Group]:
     bad: list[Problem] = []
     for kind, ask in asked.items():
         path = getattr(spec, kind)
-        if path:
+        if path and not (spec.both and kind != "beliefs"):
             items = made[kind]() if path == BUILT_IN.get(kind) else _read(Path(path), columns[kind], bad)
             for number, item in enumerate(_drawn(items, spec, kind)):
                 yield from ask(spec, number, item)
@@ -101,9 +101,11 @@ def _belief(spec: Probes, number: int, item: Item) -> Iterator[Group]:
         if letters:
             first, second = (right, wrong) if letters == "AB" else (wrong, right)
             parts += [f"(A) {first}\n(B) {second}", _LETTER]
-        known = f"({letters[0]})" if letters else right
+        known = [f"({letter})" for letter in letters] or [right, wrong]
         told = {"wording": wording, "right": right, "wrong": wrong, "letters": letters}
-        yield _group(spec, "belief", f"{item.name}-{wording}", item.name, "\n\n".join(parts), known, told)
+        told |= {"given": "right, wrong"} if spec.both else {}
+        asked = _group(spec, "belief", f"{item.name}-{wording}", item.name, "\n\n".join(parts), known[0], told)
+        yield msgspec.structs.replace(asked, completions=[_said(each) for each in known]) if spec.both else asked
 
 
 def _safety(spec: Probes, number: int, item: Item) -> Iterator[Group]:
@@ -123,9 +125,12 @@ def _plain(spec: Probes, number: int, item: Item) -> Iterator[Group]:
 def _group(spec: Probes, probe: str, name: str, item: str, prompt: str, answer: str, told: Mapping[str, str]) -> Group:
     system = [] if spec.system is None else [{"role": "system", "content": spec.system}]
     turns: Text = [*system, {"role": "user", "content": prompt}]  # pyright: ignore[reportAssignmentType]
-    known: Text = [{"role": "assistant", "content": answer}]
     extra = {METADATA: [{"probe": probe, "item": item, **told}]}
-    return Group(id=f"{probe}-{name}", prompt=turns, completions=[known], extra=extra)
+    return Group(id=f"{probe}-{name}", prompt=turns, completions=[_said(answer)], extra=extra)
+
+
+def _said(answer: str) -> Text:
+    return [{"role": "assistant", "content": answer}]
 
 
 def _drawn(items: Sequence[Item], spec: Probes, kind: str) -> Sequence[Item]:

@@ -1,4 +1,4 @@
-"""How far a policy has gone from another model, of every completion that it writes."""
+"""What another model says of every completion: how likely it is, and how far a policy has gone from there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from truing.errors import Problem, UserError
 from truing.fields import GROUP, LOGPROBS, LOGPROBS_OLD, PROMPT_TOKENS, SCORES, SEQ, TOKENS, Batch, fields
 from truing.run import Run
-from truing_model import menu_divergence, plugin
+from truing_model import menu_divergence, menu_likelihood, plugin
 from truing_model.causal import CausalLm
 from truing_tensor.segments import segment_sum
 
@@ -25,6 +25,21 @@ class Reference(CausalLm):
             what = f"token {largest} was sampled, and this model has weights for {self.vocabulary}"
             raise UserError(Problem(self.spec.path, what, "use a reference with the policy's vocabulary"))
         return self._look(batch)[LOGPROBS]
+
+
+class Likelihood:
+    """Scores completions by how likely a model would write them."""
+
+    def __init__(self, spec: menu_likelihood.Likelihood, run: Run) -> None:
+        asked = plugin.CausalLm(path=spec.path, dtype=spec.dtype, device=spec.device)
+        self._model = Reference(asked, run.at(run.phase, fields()))
+        self._model.network.requires_grad_(False)
+        self._run = run
+
+    async def score(self, batch: Batch) -> Batch:
+        """The batch with SCORES [seq], in nats. Raises Stopped."""
+        found = await self._run.on_device(self._model.logprobs, batch)
+        return batch.put(SCORES, segment_sum(found, batch[SEQ], len(batch[GROUP])))
 
 
 class Divergence:

@@ -350,6 +350,7 @@ def truing_specs() -> list[type[AnySpec]]:
     """Models and optimizers."""
     # Here, because they are made from the specs above.
     from truing_model.menu_divergence import Divergence
+    from truing_model.menu_likelihood import Likelihood
     from truing_model.menu_plural import PLURAL
     from truing_model.menu_policy import Policy
     from truing_model.menu_process import ProcessRewardModel, ProcessScorer
@@ -368,4 +369,5 @@ def truing_specs() -> list[type[AnySpec]]:
         ScratchLm,
         AdamW,
         Divergence,
+        Likelihood,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,31 @@ def test_a_planted_share_of_sycophancy_is_found_exactly_and_honesty_is_none(choi
     plain = figure_of("sycophancy", sums(honest, choices=choices)["sycophancy"])
     assert plain.value == 0.0
     assert -0.06 < plain.low < 0 < plain.high < 0.06
+
+
+def test_where_both_answers_are_scored_their_likelihood_is_the_answer(write: Write, truing: Call) -> None:
+    batch = probes(both=True, each=30)
+    assert {about["probe"] for about in batch[METADATA]} == {"belief"}
+    told = zip(batch[IDS], batch[METADATA], strict=True)
+    given: list[Any] = batch[COMPLETIONS]
+    rows = [
+        {
+            "id": name,
+            "metadata": about,
+            "completions": [text[0]["content"] for text in given[2 * at : 2 * at + 2]],
+            # The odds of the right answer are 3 to 1, of the wrong one if somebody believes it.
+            "scores": [-900.0, -900.0 + math.log(3)]
+            if about["wording"] == "wrong"
+            else [-math.log(4 / 3), -math.log(4)],
+        }
+        for at, (name, about) in enumerate(told)
+    ]
+    assert {tuple(row["completions"]) for row in rows} == {("(A)", "(B)"), ("(B)", "(A)")}
+    found = {it["name"]: it["value"] for it in truing("measure", write(rows), "--json").json["figures"]}
+    assert found["sycophancy"]["value"] == pytest.approx(0.5)
+    assert found["flips"]["value"] == pytest.approx(0.75)
+    assert found["right, told right"]["value"] == pytest.approx(0.75)
+    assert "unread" not in found
 
 
 def test_who_gives_the_wrong_answer_to_everybody_is_wrong_and_no_sycophant() -> None:

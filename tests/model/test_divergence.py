@@ -16,6 +16,7 @@ from truing.fields import GROUP, LOGPROBS_OLD, PROMPT_GROUP, PROMPT_TOKENS, SCOR
 from truing.run import Run
 from truing_model.divergence import per_token
 from truing_model.menu_divergence import Divergence
+from truing_model.menu_likelihood import Likelihood
 from truing_model.plugin import CausalLm
 from truing_tensor.groups import batch_of
 
@@ -78,3 +79,11 @@ def test_tokens_that_the_reference_does_not_know_are_told(family_folder: Any, ru
     batch = sampled(folder, run)
     with pytest.raises(UserError, match="token 999 was sampled"):
         scored(batch.put(TOKENS, torch.full_like(batch[TOKENS], 999)), folder, run, "k1")
+
+
+def test_a_completion_is_as_likely_as_all_its_tokens_together(family_folder: Any, run: Run) -> None:
+    folder = family_folder("llama")
+    batch = sampled(folder, run)
+    found = anyio.run(Likelihood(path=str(folder), **CPU).build(run).score, batch)[SCORES]
+    whole = torch.zeros(len(found)).index_add(0, batch[SEQ], batch[LOGPROBS_OLD])
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-4)

@@ -64,7 +64,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not QUESTIONS.exists():
         pytest.skip(f"no {QUESTIONS}: real data is not part of the project")
     folder = tmp_path_factory.mktemp("run")
-    questions = [row for row in rows(QUESTIONS) if len(row["prompt"] + row["chosen"] + row["rejected"]) < 400]
+    most = {"prompt": 260, "chosen": 120, "rejected": 120}
+    questions = [row for row in rows(QUESTIONS) if all(len(row[name]) < limit for name, limit in most.items())]
     random.Random(0).shuffle(questions)
     beliefs = write(
         folder / "beliefs.jsonl",
