@@ -2,10 +2,11 @@
 
     python killing.py FOLDER KILLS SEED
 
-Torch is imported once and each go is a fork of this process. Of three runs one samples ahead, and in one an environment
-answers. A kill comes after a
-random time, or at a moment that is hard to hit by chance: while a checkpoint is written or renamed, while the
-sampler takes new weights, between sampling and learning, between a step and its event, and when the best look is kept.
+Torch is imported once and each go is a fork of this process. Of four runs one samples ahead, in one an environment
+answers, and one learns from completions that exist. A kill comes after a random time, or at a moment that is hard to
+hit by chance: amid a step, before a gradient or before the weights move, while a checkpoint is written or renamed,
+while the sampler takes new weights, between sampling and learning, between a step and its event, and when the best
+look is kept.
 """
 
 from __future__ import annotations
@@ -79,15 +80,35 @@ staleness = {staleness}
 refill = {refill}
 """
 PRINTABLE = "".join(map(chr, range(32, 127)))
-WAYS = ("in turn", "ahead", "answered")
-"""to go on: sampling and learning in turn, sampling ahead, and in turn with an environment that answers"""
-MOMENTS = ("", "", "", "sync", "rename", "take", "score", "event", "best")
+OFFLINE = """
+name = "kills"
+seed = 3
+source = {{ use = "jsonl", path = "{rows}" }}
+holdout = {{ use = "jsonl", path = "{rows}", limit = 3 }}
+model = {{ use = "scratch-lm", dtype = "fp32", device = "cpu" }}
+optimizer = {{ use = "adamw", lr = 1e-2 }}
+loss = {{ use = "sft" }}
+
+[loop]
+batch = 2
+steps = 6
+evaluate_every = 1
+checkpoint_every = 1
+best = {{ metric = "holdout/loss", larger_is_better = false }}
+"""
+WAYS = ("in turn", "ahead", "answered", "offline")
+"""to go on: sampling and learning in turn, sampling ahead, in turn with an environment that answers, and not sampling"""
+MOMENTS = ("gradient", "event", "take", "move", "rename", "score", "", "write", "best", "", "sync", "")
+"""in turn of the kills, so that each way meets some"""
 
 
 def die_at(moment: str, hit: int) -> None:
     """Have this process killed the `hit`th time it comes to a moment."""
+    import torch
+
     from truing import journal, sampling, whole
     from truing_generate.voices import Voice
+    from truing_model import state
 
     left = [hit]
 
@@ -101,6 +122,9 @@ def die_at(moment: str, hit: int) -> None:
         return call
 
     places = {
+        "gradient": (torch.Tensor, "backward"),
+        "move": (torch.optim.AdamW, "step"),
+        "write": (state, "save_file"),
         "sync": (whole, "_sync"),
         "rename": (Path, "rename"),
         "take": (Voice, "take"),
@@ -156,7 +180,8 @@ def fresh(root: Path, name: str, way: str) -> Path:
         "ahead": {**plain, "staleness": 2, "length": 5, "environment": ""},
         "answered": {**plain, "staleness": 0, "length": 8, "environment": '[generator.environment]\nuse = "echo"'},
     }
-    return Journal.create(root / name, recipe(RECIPE.format(rows=rows, **ways[way]), Echo), {}).folder
+    text = OFFLINE.format(rows=rows) if way == "offline" else RECIPE.format(rows=rows, **ways[way])
+    return Journal.create(root / name, recipe(text, Echo), {}).folder
 
 
 def came_to(folder: Path) -> dict[str, Any]:
@@ -183,7 +208,7 @@ def came_to(folder: Path) -> dict[str, Any]:
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "steps": {step: [[it.ids for it in waves], [it.digest for it in waves]] for step, waves in steps.items()},
         "ends": sorted(ends(events).items()),
-        "oldest": max(each["sample/staleness"] for each in metrics),
+        "oldest": max(each.get("sample/staleness", 0.0) for each in metrics),
         "turns": max(each.get("sample/turns", 1.0) for each in metrics),
         "best": [event.step for event in events if isinstance(event, BestKept)][-1],
         "checkpoints": len(list(folder.rglob("checkpoints"))),
@@ -191,7 +216,7 @@ def came_to(folder: Path) -> dict[str, Any]:
 
 
 def main(root: Path, kills: int, seed: int) -> None:
-    """Print a line of JSON for each run: those that nobody killed, with staleness 0 and 2, and then those that were."""
+    """Print a line of JSON for each run: those that nobody killed, one of each way, and then those that were."""
     import torch
     import transformers  # noqa: F401
 
@@ -209,7 +234,7 @@ def main(root: Path, kills: int, seed: int) -> None:
     for kill in range(kills):
         way = WAYS[kill % len(WAYS)]
         folder = fresh(root, f"kill{kill}", way)
-        moment = chance.choice(MOMENTS)
+        moment = MOMENTS[kill % len(MOMENTS)]
         child = go(folder, resumed=False, moment=moment, hit=chance.randint(1, 6))
         after = chance.uniform(0.0, took)
         if not moment:

@@ -21,7 +21,7 @@ from truing.journal import Journal, PhaseFolder, Position
 from truing.testing import TOY_RECIPE, TOYS, recipe, run_recipe
 
 KILLING = Path(__file__).with_name("killing.py")
-KILLS = 6
+KILLS = 8
 
 
 def test_killed_at_random_moments_a_run_goes_on_to_where_it_would_have_come(tmp_path: Path) -> None:
@@ -36,11 +36,11 @@ def test_killed_at_random_moments_a_run_goes_on_to_where_it_would_have_come(tmp_
     )
     assert asked.returncode == 0, asked.stderr
     runs: list[dict[str, Any]] = [json.loads(line) for line in asked.stdout.splitlines()]
-    whole = {run["way"]: run for run in runs[:3]}
-    assert len(runs) == KILLS + 3
+    whole = {run["way"]: run for run in runs[:4]}
+    assert len(runs) == KILLS + 4
     assert whole["answered"]["turns"] > 1
-    assert sum(run["died"] for run in runs[3:]) >= 3
-    for run in runs[3:]:
+    assert sum(run["died"] for run in runs[4:]) >= 6
+    for run in runs[4:]:
         told = f"{run['way']}, killed at {run['moment']}"
         assert run["finished"], told
         assert (run["status"], run["checkpoints"]) == ("finished", 0), told

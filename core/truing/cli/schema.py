@@ -57,8 +57,9 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         if registry.shelf(kind)
     }
     # A component inside a component is told as its kind; it is a choice between them, too, if there are any.
+    none: dict[str, Any] = {"not": {}}
     definitions |= {
-        spec.__name__: choices.get(kind, {"not": {}}) for kind, spec in KINDS.items() if spec.__name__ in definitions
+        spec.__name__: choices.get(kind, none) for kind, spec in KINDS.items() if spec.__name__ in definitions
     }
     tables = {table: choices[spec.kind] for table, spec in TABLES.items() if spec.kind in choices}
     tables["loop"] = told[0]
