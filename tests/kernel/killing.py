@@ -97,7 +97,7 @@ checkpoint_every = 1
 best = {{ metric = "holdout/loss", larger_is_better = false }}
 """
 WAYS = ("in turn", "ahead", "answered", "offline")
-"""to go on: sampling and learning in turn, sampling ahead, in turn with an environment that answers, and not sampling"""
+"""to go on: sampling and learning in turn, sampling ahead, in turn with an environment that answers, not sampling"""
 MOMENTS = ("gradient", "event", "take", "move", "rename", "score", "", "write", "best", "", "sync", "")
 """in turn of the kills, so that each way meets some"""
 
