@@ -15,8 +15,9 @@ from truing.fields import LOGPROBS_REF
 from truing.recipe import Recipe
 from truing.run import Run
 from truing_model.learner import Learner
-from truing_model.team import Answer, Order, Team, assemble, order_of
+from truing_model.team import Answer, Order, assemble, order_of
 
+lead = assemble
 _KNOWN_SECONDS = 1.0
 """how long it may take until the line says that the first process has gone"""
 _ORDERS = ("attach", "begin", "forward", "backward", "norm", "move", "look", "save", "load", "gather")
@@ -46,11 +47,6 @@ def follow(recipe: Recipe, rank: int, count: int, gpus: bool) -> int:
             os._exit(1)
     print(f"truing: {team.lost}", file=sys.stderr)
     return 1
-
-
-def lead(rank: int, count: int, gpus: bool) -> Team:
-    """Call the others together, as the first process."""
-    return assemble(rank, count, gpus)
 
 
 class Follower:

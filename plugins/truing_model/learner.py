@@ -74,6 +74,7 @@ class Learner:
         all processes meet behind it."""
         if seed is not None:
             torch.manual_seed(seed)
+        # What DistributedDataParallel reads, and sets itself where a `with` can stand around both passes.
         self._through.require_backward_grad_sync = last
         self._outputs = Batch(self._through(piece))
         return Batch({key: value.detach() for key, value in self._outputs.items()})

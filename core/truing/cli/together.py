@@ -56,7 +56,7 @@ def follow(recipe: Recipe, where: str, command: str) -> None:
         launcher = f"torchrun --nproc-per-node {expected} -m " if expected > 1 else ""
         what = f"it is for {_several(expected)}, and {_several(count)} {'were' if count > 1 else 'was'} started"
         mend = f"start it with: {launcher}truing {command} {where}"
-        mend += f"\nor have it learn in {_several(count)}, with --processes {count}" if command != "replay" else ""
+        mend += f"; or have it learn in {_several(count)}, with --processes {count}" if command != "replay" else ""
         raise UserError(Problem(where, what, mend))
     if rank > 0:
         raise typer.Exit(_module(recipe).follow(recipe, rank, count, _on_gpus(recipe)))
