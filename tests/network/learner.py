@@ -1,6 +1,8 @@
 """A run that samples from servers, and what it came to.
 
 python -m tests.network.learner FOLDER STEPS URL...
+
+One URL after `alone` is that of a generator which knows no other server.
 """
 
 from __future__ import annotations
@@ -25,12 +27,9 @@ use = "reasoning-gym"
 tasks = ["basic_arithmetic"]
 size = 60
 [generator]
-use = "openai-pool"
-urls = {urls}
+{server}
 samples = 2
 max_new_tokens = 6
-retries = 1
-check_seconds = 0.2
 concurrency = 4
 sync = "vllm-disk"
 [scorer]
@@ -51,9 +50,14 @@ staleness = 1
 """
 
 
+POOL = 'use = "openai-pool"\nretries = 1\ncheck_seconds = 0.2\nurls = '
+ALONE = 'use = "openai"\nretries = 8\nurl = '
+
+
 def learned(folder: Path, steps: int, urls: Sequence[str], extra: Sequence[Any] = ()) -> dict[str, Any]:
     """How the run ended, how its groups did, which steps there were and from what, and what was noticed."""
-    made = run_recipe(recipe(RECIPE.format(urls=json.dumps(list(urls)), steps=steps)), folder, extra=extra)
+    server = ALONE + json.dumps(urls[1]) if urls[0] == "alone" else POOL + json.dumps(list(urls))
+    made = run_recipe(recipe(RECIPE.format(server=server, steps=steps)), folder, extra=extra)
     done = [event for event in made.events if isinstance(event, StepDone)]
     return {
         "status": made.status,
