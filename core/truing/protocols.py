@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class DataInfo(NamedTuple):
-    """What a source found when it was opened. groups: per epoch; skipped: unusable rows left out."""
+    """What a source found when it was opened. digest: the same whenever the same is read, for a resumed run is held to
+    it. groups: per epoch; skipped: unusable rows left out."""
 
     name: str
     digest: str
