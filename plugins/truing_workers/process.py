@@ -68,8 +68,8 @@ class Process:
         self._slots = anyio.Semaphore(_UNDER_WAY)
         self.deaths = 0
         self._workers: list[Worker] = []
-        self._begin()
         run.ends.append(weakref.finalize(self, _end, self._workers, (self._weights.number, self._held_to.number)))
+        self._begin()
 
     @property
     def worker(self) -> Worker:
@@ -253,6 +253,7 @@ async def _let_go(worker: Worker, number: int, waiting: Waiting) -> None:
 
 def _end(workers: Sequence[Worker], memories: Sequence[int]) -> None:
     """End the process that works, and give the memory back."""
-    workers[-1].end()
+    for worker in workers[-1:]:
+        worker.end()
     for number in memories:
         os.close(number)

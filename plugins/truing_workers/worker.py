@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from truing.errors import RunFailed
 from truing_remote.parts import Failed
 from truing_workers.wire import Answer, Done, Link, Order, Said, Wants
 
@@ -37,10 +38,14 @@ class Worker:
     """
 
     def __init__(self, log: Path, memories: Sequence[int], environment: Mapping[str, str]) -> None:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        except OSError as error:
+            raise RunFailed(f"cannot write {log}: {error.strerror}") from None
+        self._log, self._from = log, log.stat().st_size
         here, there = socket.socketpair()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._log, self._from = log, log.stat().st_size if log.exists() else 0
-        with log.open("ab") as file, there:
+        with file, there:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "truing_workers.child", *map(str, (there.fileno(), *memories))],
                 stdin=subprocess.DEVNULL,

@@ -205,6 +205,17 @@ def test_when_the_run_is_killed_its_process_ends_even_amid_work(tmp_path: Path) 
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_log_that_cannot_be_opened_ends_the_run_in_words_and_leaves_nothing_open(tmp_path: Path) -> None:
+    told, files = Told(tmp_path), Path("/proc/self/fd")
+    (tmp_path / "generator.log").mkdir()
+    before = len(list(files.iterdir()))
+    with pytest.raises(RunFailed, match=r"cannot write .*generator\.log: Is a directory"):
+        Process(generator=Obedient()).build(told.run)
+    for end in told.run.ends:
+        end()
+    assert len(list(files.iterdir())) == before
+
+
 def test_past_its_budget_of_restarts_the_run_ends_and_says_why(scene: Scene) -> None:
     anyio.run(scene.process.generate, asked("a"))
     scene.process.deaths = 5
