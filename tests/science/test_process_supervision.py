@@ -29,7 +29,7 @@ from truing_evaluate.voting import Weigh, vote
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "process-supervision.toml"
 MODULUS = 16
-SEEDS = (0,)
+SEEDS = (0, 1)
 WAYS = ("best by steps", "best by answer", "votes", "votes weighed by steps", "votes weighed by answer")
 
 Curves = Mapping[str, Mapping[int, Array]]
