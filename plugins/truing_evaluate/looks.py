@@ -25,6 +25,7 @@ from truing.fields import (
     Text,
 )
 from truing.run import Run
+from truing.whole import put
 from truing_evaluate import menu_looks, menu_probes
 from truing_evaluate.commands import installed
 from truing_evaluate.shapes import Figure
@@ -105,8 +106,7 @@ class Measures:
         for name, items in sums.items():
             found |= _with_ends(name, figure_of(name, items))
         if not self._first.exists():
-            self._first.parent.mkdir(parents=True, exist_ok=True)
-            self._first.write_bytes(msgspec.json.encode(sums))
+            put(self._first, msgspec.json.encode(sums))
             return found
         first = msgspec.json.decode(self._first.read_bytes(), type=Sums)
         for name, items in sums.items():
