@@ -36,7 +36,7 @@ from truing_generate.endings import Endings
 from truing_generate.sampling import Drawn, Sampler
 from truing_generate.turns import Hearing, Scene
 from truing_generate.voices import Sample, Talk, Voice, Voices
-from truing_tensor.machine import keep_freed_memory
+from truing_tensor.machine import keep_freed_memory, let_go_of_freed_memory
 from truing_texts.chat import Chat
 
 
@@ -120,6 +120,7 @@ class Engine:
         self._endings = Endings(tokenizer, self._voices.policy.model, self._spec.ends(), self._spec.max_new_tokens)
         if self._scene:
             self._hearing = Hearing.of(Chat(weights.origin, "[generator.environment]"), self._endings.ends)
+        let_go_of_freed_memory()
 
     def _begin(self, texts: list[list[int]], samples: list[list[Sample]], wanted: Wanted) -> UnderWay:
         """A table for the completions of every prompt: the policy's, then the opponent's."""

@@ -58,7 +58,7 @@ from truing_model.step import StepSums, counts_of, needs_all, parts, reached
 from truing_model.trunk import share
 from truing_model.weights import ModelWeights
 from truing_tensor.groups import take
-from truing_tensor.machine import computes_in_bf16, device_for, keep_freed_memory
+from truing_tensor.machine import computes_in_bf16, device_for, keep_freed_memory, let_go_of_freed_memory
 
 _AS_IT_IS: Mapping[Field[Any], Field[Tensor]] = {
     LOGPROBS_OLD: LOGPROBS,
@@ -118,6 +118,7 @@ class CausalLm:
         self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
         self.learner = Learner(self._as)
         self.crew: Crew = Alone(self.learner)
+        let_go_of_freed_memory()
 
     def encode(self, batch: Batch) -> Encoded:
         """Text to tokens. Raises UserError for a token that the model has no weights for."""

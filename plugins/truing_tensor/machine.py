@@ -56,6 +56,13 @@ def keep_freed_memory() -> None:
     _tune_heap(trim=2**31 - 1, apart=2**31 - 1)
 
 
+def let_go_of_freed_memory() -> None:
+    """Give what is free in the heap now back to the system. Loading a model frees as much as the model takes, in blocks
+    that a step would use in part, and keep besides what it asks for itself."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def give_freed_memory_back() -> None:
     """Have glibc give large freed blocks back at once. Weights that are put together a layer at a time leave holes in a
     heap, and these would be as large as what sharing the weights saves."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -53,6 +56,32 @@ def test_a_real_model_gives_the_same_log_probabilities_and_gradients_in_shared_a
     }
     assert max(errors["shared"]) <= max(1e-4, max(errors["plain"]))
     assert sum(errors["shared"]) / len(errors["shared"]) <= 1e-4
+
+
+_LOADS = f"""
+import ctypes, os
+from pathlib import Path
+from truing.bus import Bus
+from truing.run import Run
+from truing_model.plugin import CausalLm
+
+
+def taken():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+model = CausalLm(path="{FILE}", dtype="bf16", device="cpu", lora_rank=4).build(Run("load", Path("load"), 0, Bus()))
+before = taken()
+ctypes.CDLL(None).malloc_trim(0)
+print(before - taken(), sum(value.nbytes for value in model.network.parameters()))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only of glibc it is asked what it keeps")
+def test_what_loading_freed_is_not_kept_beside_the_model() -> None:
+    told = subprocess.run([sys.executable, "-c", _LOADS], capture_output=True, text=True, check=True).stdout
+    kept, weights = map(int, told.split())
+    assert kept < 0.1 * weights
 
 
 def of(network: Any, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
