@@ -49,7 +49,8 @@ class Registry:
         found = self._shelves[kind.kind].get(name)
         if found is None:
             what = f'no {kind.kind} called "{name}"'
-            raise UserError(Problem(where, what, did_you_mean(name, self._shelves[kind.kind])))
+            close = did_you_mean(name, self._shelves[kind.kind])
+            raise UserError(Problem(where, what, close or f"`truing list {kind.kind}` says which there are"))
         assert issubclass(found, kind)
         return found
 

@@ -158,5 +158,5 @@ def test_an_uninstalled_plugin_is_gone(truing, environment):
     assert said.returncode == 2
     assert 'no loss called "hinge"' in said.stderr
     assert 'no source called "countdown"' in said.stderr
-    assert "known here: " in said.stderr
+    assert "`truing list source` says which there are" in said.stderr
     assert "broken" not in truing("plugins").stdout

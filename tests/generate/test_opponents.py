@@ -37,7 +37,7 @@ from truing.stage import Encoded
 from truing_generate.engine import shares
 from truing_generate.plugin import Engine, Scripted
 from truing_generate.sampling import draw
-from truing_model import planning
+from truing_model import memory, planning
 from truing_model.plugin import AdamW, CausalLm
 from truing_preference.plugin import Dpo
 from truing_tensor.groups import batch_of
@@ -278,18 +278,17 @@ def test_a_plan_counts_both_models_and_the_opponents_completions_where_the_loss_
     batch = planning.sampled(prompts, encoder, planned(1.0))
     assert len(batch[GROUP]) == 2 * learned
     assert len(batch[TOKENS]) == 2 * learned * 7
-    cut: Any = [SimpleNamespace(batch=prompts)]
     shape = LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, hidden_size=32, num_attention_heads=4)
     size = SimpleNamespace(base=1000, weights=4000)
     outline: Any = SimpleNamespace(bf16=False, device=torch.device("cpu"), config=shape, size=size)
-    own, both_models = (planning._sampling(outline, planned(mixture), cut, 70) for mixture in (0.0, 0.5))
+    own, both_models = (memory.sampling(outline, planned(mixture), [prompts], 70) for mixture in (0.0, 0.5))
     # Two groups of five completions of seven tokens, and nine of prompts; keys and values of 2 layers, 2 heads, 8 wide.
     assert own == {"generator": 4 * 1000, "KV cache": (2 * 5 * 7 + 9) * 2 * 2 * 2 * 8 * 4}
     assert both_models == {part: 2 * value for part, value in own.items()}
     inner: Any = planned(0.5).generator
     apart = replace(phase, generator=Process(generator=inner))
     # Two copies of the weights on their way, and one of the reference.
-    assert planning._sampling(outline, apart, cut, 70) == {
+    assert memory.sampling(outline, apart, [prompts], 70) == {
         **both_models,
         "its process": 70,
         "shared weights": 3 * 4000,
