@@ -93,7 +93,13 @@ def _below(namespaces: bool) -> None:
     child = os.fork()
     if not child:
         return
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+
+    def end(*_: object) -> None:
+        # It may have ended by itself; then what it left is being ended, and that goes on.
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
     ended, status = os.wait()
     while ended != child:
         ended, status = os.wait()
