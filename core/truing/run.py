@@ -89,9 +89,9 @@ class Run:
 
     folder: everything the run keeps. phase: the phase being built, "" outside of one. wanted: the fields some stage
     of the phase needs, so that a model knows, for example, whether to hold a reference. opened: before a resume, the
-    digests of sources, by phase and role. script: of the run that is
-    replayed, if this is a replay. stop: asks every stage to let go. ends: called when the phase is over, the last
-    first, in a thread that may wait: a component that holds more than memory adds how it is given back.
+    digests of sources, by phase and role. script: of the run that is replayed, if this is a replay. stop: asks every
+    stage to let go. ends: called when the phase is over, the last first, in a thread that may wait: a component that
+    holds more than memory adds how it is given back.
     """
 
     name: str

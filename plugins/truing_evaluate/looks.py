@@ -119,13 +119,13 @@ class Measures:
         return _shown(self._spec, batch)
 
 
-def _asked(spec: menu_looks.PassAtK | menu_probes.Measures, prompts: Batch) -> Batch:
+def _asked(spec: menu_looks.Sampled, prompts: Batch) -> Batch:
     if spec.samples is not None:
         prompts = prompts.put(SAMPLES, spec.samples)
     return prompts if spec.temperature is None else prompts.put(TEMPERATURE, spec.temperature)
 
 
-def _shown(spec: menu_looks.PassAtK | menu_probes.Measures, batch: Batch) -> list[dict[str, Any]]:
+def _shown(spec: menu_looks.Sampled, batch: Batch) -> list[dict[str, Any]]:
     scores = _floats(batch[SCORES]) if SCORES in batch else [0.0] * len(batch[COMPLETIONS])
     told = zip(map(int, _floats(batch[GROUP])), batch[COMPLETIONS], scores, strict=True)
     return [

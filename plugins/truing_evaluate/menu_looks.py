@@ -12,7 +12,22 @@ from truing.fields import SCORE_PARTS, SCORES, Fields, fields
 from truing.stage import Fault, LookSpec
 
 
-class PassAtK(LookSpec, frozen=True, kw_only=True):
+class Sampled(LookSpec, frozen=True, kw_only=True):
+    """How a look samples the holdout."""
+
+    samples: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="completions of each prompt; none: as many as in training")
+    ] = None
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="temperature they are sampled at; 0: always the likeliest token; none: that of training"),
+    ] = None
+    shown: Annotated[
+        int, Meta(ge=0, description="of how many prompts the completions are kept as a table, for people to read")
+    ] = 0
+
+
+class PassAtK(Sampled, frozen=True, kw_only=True):
     """Several completions of each prompt, at a temperature of their own: is one of k right, are they on average, and
     what would they decide by vote?
 
@@ -25,13 +40,6 @@ class PassAtK(LookSpec, frozen=True, kw_only=True):
     name: ClassVar[str] = "pass-at-k"
     target: ClassVar[str] = "truing_evaluate.looks:PassAtK"
 
-    samples: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="completions of each prompt; none: as many as in training")
-    ] = None
-    temperature: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
-        Meta(description="temperature they are sampled at; 0: always the likeliest token; none: that of training"),
-    ] = None
     k: Annotated[
         list[Annotated[int, Meta(ge=1)]],
         Meta(description="of how many completions one is to be right: pass@1 and pass@8 are k = [1, 8]"),
@@ -45,9 +53,6 @@ class PassAtK(LookSpec, frozen=True, kw_only=True):
             'time, majority@n; "": for all they say; none: they do not'
         ),
     ] = None
-    shown: Annotated[
-        int, Meta(ge=0, description="of how many prompts the completions are kept as a table, for people to read")
-    ] = 0
 
     def requires(self) -> Fields:
         return fields(SCORE_PARTS if self.by else SCORES)

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta, field
 
 from truing.fields import COMPLETIONS, GROUP, IDS, METADATA, PROMPTS, Fields, fields
-from truing.stage import Fault, LookSpec, SourceSpec
+from truing.stage import Fault, SourceSpec
+from truing_evaluate.menu_looks import Sampled
 
 BUILT_IN = {"beliefs": "sums", "safety": "pairs", "tasks": "sums"}
 """What each kind of prompt is made of without a file."""
@@ -102,7 +103,7 @@ class Probes(SourceSpec, frozen=True, kw_only=True):
                 yield Fault(option, "one column cannot be two things", "name each once")
 
 
-class Measures(LookSpec, frozen=True, kw_only=True):
+class Measures(Sampled, frozen=True, kw_only=True):
     """Sycophancy, refusals, capability, length and hedging of a model while it learns, on a holdout of `probes`.
 
     Each figure is what `truing measure` makes of the same completions, with the ends of its interval as `low` and
@@ -112,17 +113,6 @@ class Measures(LookSpec, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "measures"
     target: ClassVar[str] = "truing_evaluate.looks:Measures"
-
-    samples: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="completions of each prompt; none: as many as in training")
-    ] = None
-    temperature: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
-        Meta(description="temperature they are sampled at; 0: always the likeliest token; none: that of training"),
-    ] = None
-    shown: Annotated[
-        int, Meta(ge=0, description="of how many prompts the completions are kept as a table, for people to read")
-    ] = 0
 
     def requires(self) -> Fields:
         """What each prompt is there for."""

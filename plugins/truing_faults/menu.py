@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
-from truing.fields import Fields
-from truing.stage import AnySpec, Fault
+from truing.stage import Fault
+from truing_remote.around import Around
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -39,7 +39,7 @@ class Drawn(msgspec.Struct, frozen=True, kw_only=True):
             yield Fault(options[0], f"{', '.join(options)} are more than 1 together", "a call meets one fault")
 
 
-class Chances(Drawn, frozen=True, kw_only=True):
+class Chances(Around, Drawn, frozen=True, kw_only=True):
     """What may go wrong with a call."""
 
     chances: ClassVar = {"delay": "delays", "raise": "raises", "hang": "hangs", "kill": "kills"}
@@ -48,25 +48,6 @@ class Chances(Drawn, frozen=True, kw_only=True):
     raises: Annotated[Share, Meta(description="share of calls that raise")] = 0.0
     hangs: Annotated[Share, Meta(description="share of calls that never come back")] = 0.0
     kills: Annotated[Share, Meta(description="share of calls that kill the process they are in with SIGKILL")] = 0.0
-
-    @property
-    def inside(self) -> AnySpec:
-        """The component that fails; its option is called as its kind."""
-        return getattr(self, type(self).kind)  # type: ignore[attr-defined]
-
-    def __getattr__(self, name: str) -> Any:
-        """What else is asked of it, `samples` for example, is what the component inside says."""
-        if name == type(self).kind:  # type: ignore[attr-defined]
-            raise AttributeError(name)
-        return getattr(self.inside, name)
-
-    def requires(self) -> Fields:
-        """What the component inside needs."""
-        return self.inside.requires()
-
-    def provides(self) -> Fields:
-        """What the component inside adds."""
-        return self.inside.provides()
 
 
 class Spoils(Chances, frozen=True, kw_only=True):

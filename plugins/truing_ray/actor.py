@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,23 +20,9 @@ import ray
 from truing.bus import Bus
 from truing.errors import RunFailed, first_cause
 from truing.events import Event, encode
-from truing.fields import Field
-from truing.run import Run, Stop, Stopped
-from truing_remote.parts import Failed, failed, unpacked
+from truing.run import Stop, Stopped
+from truing_remote.parts import Failed, Part, failed, unpacked
 from truing_tensor.columns import Column, batch_of, columns_of
-
-
-class Begin(msgspec.Struct):
-    """Which component to build, and for which run."""
-
-    spec: dict[str, Any]
-    name: str
-    folder: str
-    seed: int
-    phase: str
-    wanted: list[tuple[str, str, str, str]]
-    resumed: bool
-    threads: int
 
 
 class Answer(msgspec.Struct):
@@ -96,21 +81,12 @@ class Actor:
 
     async def begin(self, number: int, order: bytes) -> bytes:
         """Build the component."""
-        start = msgspec.msgpack.decode(order, type=Begin)
-        torch.set_num_threads(start.threads)
-        self._run = Run(
-            name=start.name,
-            folder=Path(start.folder),
-            seed=start.seed,
-            bus=Bus(keep=self._hear),
-            phase=start.phase,
-            wanted=frozenset(Field(*place) for place in start.wanted),
-            resumed=start.resumed,
-            stop=self._stop,
-        )
+        part = msgspec.msgpack.decode(order, type=Part)
+        torch.set_num_threads(part.threads)
+        self._run = part.run(Bus(keep=self._hear), self._stop)
 
         async def build() -> Answer:
-            self._component: Any = await self._run.on_device(unpacked(start.spec).build, self._run)
+            self._component: Any = await self._run.on_device(unpacked(part.spec).build, self._run)
             return Answer()
 
         return await self._in_turn(number, build)

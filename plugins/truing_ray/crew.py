@@ -20,8 +20,8 @@ from truing.fields import IDS, Batch, Fields
 from truing.run import Run, Stopped, gathered
 from truing.stage import Weights
 from truing_ray import plugin
-from truing_remote.parts import error_of, packed
-from truing_tensor.columns import batch_of, columns_of, place_of
+from truing_remote.parts import error_of, part_of
+from truing_tensor.columns import batch_of, columns_of
 from truing_tensor.groups import join, take
 
 try:
@@ -32,7 +32,7 @@ except ImportError:
     missing = Problem('use = "ray"', "Ray is not installed", "pip install 'truing[ray]'")
     raise UserError(missing) from None
 
-from truing_ray.actor import Answer, Begin, bytes_of, handle
+from truing_ray.actor import Answer, bytes_of, handle
 
 
 class Died(Exception):
@@ -69,7 +69,7 @@ class Crew:
 
     def __init__(self, spec: plugin.Placed, run: Run) -> None:
         self._spec, self._run = spec, run
-        self._where = f'[{type(spec).kind}] use = "ray"'  # type: ignore[attr-defined]
+        self._where = f'[{spec.kind}] use = "ray"'
         self._newest: Newest | None = None
         self._reference: Any = None
         self.deaths = 0
@@ -183,16 +183,7 @@ class Crew:
 
     def _begin(self) -> Member:
         run, member = self._run, Member(self._spec)
-        order = Begin(
-            spec=packed(self._spec.inside),
-            name=run.name,
-            folder=os.path.abspath(run.folder),
-            seed=run.seed,
-            phase=run.phase,
-            wanted=[place_of(field) for field in run.wanted],
-            resumed=run.resumed,
-            threads=max(1, int(self._spec.cpus)),
-        )
+        order = part_of(self._spec.inside, run, max(1, int(self._spec.cpus)))
         _, member.starting = member.call("begin", msgspec.msgpack.encode(order))
         return member
 

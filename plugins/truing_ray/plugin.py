@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import msgspec
 from msgspec import Meta
 
-from truing.fields import Fields
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, GeneratorSpec, ScorerSpec, within
+from truing_remote.around import Around
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
+class Placed(Around, frozen=True, kw_only=True):
     """Where actors are placed, and what becomes of one that dies."""
 
     actors: Annotated[int, Meta(ge=1, description="how many; the prompts of a batch are shared among them")] = 1
@@ -35,30 +34,10 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="longest time in which an actor must be placed, started and ready")
     ] = 300.0
 
-    @property
-    def inside(self) -> AnySpec:
-        """The component that works there; its option is called as its kind."""
-        return getattr(self, type(self).kind)  # type: ignore[attr-defined]
-
-    def __getattr__(self, name: str) -> Any:
-        """What else is asked of it, `samples` for example, is what the component inside says."""
-        if name == type(self).kind:  # type: ignore[attr-defined]
-            raise AttributeError(name)
-        return getattr(self.inside, name)
-
-    def requires(self) -> Fields:
-        """What the component inside needs."""
-        return self.inside.requires()
-
-    def provides(self) -> Fields:
-        """What the component inside adds."""
-        return self.inside.provides()
-
     def problems(self) -> Iterator[Fault]:
         """Actors inside of actors, and GPUs that nobody uses."""
-        kind = type(self).kind  # type: ignore[attr-defined]
         if any(isinstance(inner, Placed) for _, inner in within(self.inside)):
-            yield Fault(kind, "actors inside of an actor", "name there what works, and no other actors")
+            yield Fault(self.kind, "actors inside of an actor", "name there what works, and no other actors")
         if self.gpus and getattr(self.inside, "device", "") == "cpu":
             yield Fault("gpus", "what works there stays on the CPU", 'leave gpus out, or set device = "cuda" in it')
 

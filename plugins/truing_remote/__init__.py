@@ -1,1 +1,2 @@
-"""What plugins share that ask a server: its address, requests with patience, and what answers must hold. No plugin."""
+"""What plugins share whose work is done elsewhere: asking a server, with patience; components, errors and messages on
+their way to another process; a component around another one. No plugin."""

@@ -1,16 +1,48 @@
-"""A component as it travels to another process, the names of its classes and its options; and what went wrong there."""
+"""A component as it travels to another process, the names of its classes and its options, with the run that it works
+for; and what went wrong there."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import msgspec
 
+from truing.bus import Bus
 from truing.errors import Problem, RunFailed, TruingError, UserError
-from truing.run import Stopped
+from truing.fields import Field
+from truing.run import Run, Stop, Stopped
 from truing.stage import AnySpec, Spec, component_of
+
+
+class Part(msgspec.Struct):
+    """Which component to build, for which run, and how many threads its arithmetic takes. wanted: fields, as they are
+    made."""
+
+    spec: dict[str, Any]
+    name: str
+    folder: str
+    seed: int
+    phase: str
+    wanted: list[list[str]]
+    resumed: bool
+    threads: int
+
+    def run(self, bus: Bus, stop: Stop) -> Run:
+        """The run as it is there."""
+        wanted = frozenset(Field[Any](*place) for place in self.wanted)
+        folder = Path(self.folder)
+        return Run(self.name, folder, self.seed, bus, self.phase, wanted=wanted, resumed=self.resumed, stop=stop)
+
+
+def part_of(spec: AnySpec, run: Run, threads: int) -> Part:
+    """A component that is to work for a run elsewhere."""
+    folder, wanted = os.path.abspath(run.folder), [list(astuple(field)) for field in run.wanted]
+    return Part(packed(spec), run.name, folder, run.seed, run.phase, wanted, run.resumed, threads)
 
 
 class Failed(msgspec.Struct, tag=True):

@@ -37,8 +37,7 @@ def batch_of(columns: list[Column]) -> Batch:
     return Batch({Field(*column.field): _value(column) for column in columns})
 
 
-def place_of(field: Field[Any]) -> tuple[str, str, str, str]:
-    """A field as it travels."""
+def _place(field: Field[Any]) -> tuple[str, str, str, str]:
     return field.name, field.dims, field.dtype, field.into
 
 
@@ -49,9 +48,9 @@ def name_of(dtype: torch.dtype) -> str:
 
 def _column(key: Field[Any], value: Any) -> Column:
     if not isinstance(value, Tensor):
-        return Column(place_of(key), None, msgspec.msgpack.encode(value))
+        return Column(_place(key), None, msgspec.msgpack.encode(value))
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return Column(place_of(key), (name_of(value.dtype), list(value.shape)), flat.numpy().tobytes())
+    return Column(_place(key), (name_of(value.dtype), list(value.shape)), flat.numpy().tobytes())
 
 
 def _value(column: Column) -> Any:

@@ -22,7 +22,6 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -35,8 +34,7 @@ from torch import Tensor
 from truing.bus import Bus
 from truing.errors import Problem, RunFailed, TruingError, UserError, first_cause
 from truing.events import Event, encode
-from truing.fields import Field
-from truing.run import Run, Stop, Stopped
+from truing.run import Stop, Stopped
 from truing_remote import parts
 from truing_tensor import columns
 from truing_workers import wire
@@ -95,21 +93,12 @@ class Child:
         self._references: queue.Queue[Reference] = queue.Queue()
         self._reference: Reference | None = None
         self._broken: Exception | None = None
-        self._run = Run(
-            name=start.name,
-            folder=Path(start.folder),
-            seed=start.seed,
-            bus=Bus(keep=self._hand_on),
-            phase=start.phase,
-            wanted=frozenset(Field(*place) for place in start.wanted),
-            resumed=start.resumed,
-            stop=StopOfOrder(),
-        )
+        self._run = start.part.run(Bus(keep=self._hand_on), StopOfOrder())
 
     async def work(self, start: Start) -> None:
         """Build the component, and serve until nobody is at the other end."""
         try:
-            self._component: Any = await self._run.on_device(parts.unpacked(start.spec).build, self._run)
+            self._component: Any = await self._run.on_device(parts.unpacked(start.part.spec).build, self._run)
         except Exception as error:
             self._say(parts.failed(start.number, _cause(error)))
             return
@@ -218,7 +207,7 @@ def _settle(start: Start) -> None:
         except OSError as error:
             what = f"it cannot keep to the cores {start.cores}: {error.strerror}"
             raise UserError(Problem('[generator] use = "process"', what, "name cores that this machine has")) from None
-    torch.set_num_threads(start.threads)
+    torch.set_num_threads(start.part.threads)
 
 
 def main(number: int, weights: int, reference: int) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from truing.fields import Fields
 from truing.plugins import hookimpl
 from truing.stage import AnySpec, Fault, GeneratorSpec, within
+from truing_remote.around import Around
 
 
-class Process(GeneratorSpec, frozen=True, kw_only=True):
+class Process(Around, GeneratorSpec, frozen=True, kw_only=True):
     """A generator in a process of its own, so that sampling and learning share neither an interpreter nor threads.
 
     Weights go there through memory that both processes see: two copies of them, one that is read and one that is
@@ -46,20 +46,6 @@ class Process(GeneratorSpec, frozen=True, kw_only=True):
     start_seconds: Annotated[
         float, Meta(gt=0, description="longest time in which a process that is started must be ready")
     ] = 300.0
-
-    def __getattr__(self, name: str) -> Any:
-        """How it samples, its `samples` for example, is what the generator inside says."""
-        if name == "generator":
-            raise AttributeError(name)
-        return getattr(self.generator, name)
-
-    def requires(self) -> Fields:
-        """What the generator inside needs."""
-        return self.generator.requires()
-
-    def provides(self) -> Fields:
-        """What the generator inside adds."""
-        return self.generator.provides()
 
     def problems(self) -> Iterator[Fault]:
         """A process inside of a process, and places where nothing can run."""

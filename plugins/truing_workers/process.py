@@ -191,19 +191,7 @@ class Process:
         memories = (self._weights.number, self._held_to.number)
         worker = Worker(self._log, memories, {**environment, "OMP_NUM_THREADS": str(threads)})
         number, self._started = worker.expect()
-        order = Start(
-            number=number,
-            spec=parts.packed(spec.generator),
-            name=run.name,
-            folder=os.fspath(run.folder),
-            seed=run.seed,
-            phase=run.phase,
-            wanted=[columns.place_of(field) for field in run.wanted],
-            resumed=run.resumed,
-            threads=threads,
-            cores=spec.cores,
-        )
-        worker.send(order)
+        worker.send(Start(number, parts.part_of(spec.generator, run, threads), spec.cores))
         self._workers.append(worker)
         self._told: Newest | None = None
 

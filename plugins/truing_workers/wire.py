@@ -9,12 +9,11 @@ A batch travels as `truing_tensor.columns`, a component and an error as `truing_
 from __future__ import annotations
 
 import socket
-from typing import Any
 
 import msgspec
 
 from truing_remote.frames import Frames
-from truing_remote.parts import Failed
+from truing_remote.parts import Failed, Part
 from truing_tensor.columns import Column
 
 
@@ -36,17 +35,10 @@ class Sheet(msgspec.Struct):
 
 
 class Start(msgspec.Struct, tag=True):
-    """Which component to build, for which run, and on what."""
+    """What to build, and on which cores."""
 
     number: int
-    spec: dict[str, Any]
-    name: str
-    folder: str
-    seed: int
-    phase: str
-    wanted: list[tuple[str, str, str, str]]
-    resumed: bool
-    threads: int
+    part: Part
     cores: list[int]
 
 
