@@ -164,7 +164,7 @@ def _answered(made: Team) -> list[Line]:
     with socket.create_server((host, 0), family=socket.AF_INET) as server:
         server.settimeout(_TOGETHER_SECONDS)
         places = [host] if alone else [os.environ["MASTER_ADDR"], socket.gethostname()]
-        _broadcast(msgspec.msgpack.encode([places, server.getsockname()[1], token, os.getpid()]))
+        _broadcast(msgspec.json.encode([places, server.getsockname()[1], token, os.getpid()]))
         while len(found) < made.count - 1:
             end, _ = server.accept()
             end.settimeout(_TOGETHER_SECONDS)
@@ -184,7 +184,7 @@ def _answered(made: Team) -> list[Line]:
 
 def _called(made: Team) -> Line:
     """Call the first process."""
-    places, port, token, pid = msgspec.msgpack.decode(_broadcast(b""))
+    places, port, token, pid = msgspec.json.decode(_broadcast(b""))
     for place in places:
         try:
             end = socket.create_connection((place, port), timeout=_TOGETHER_SECONDS)
@@ -199,7 +199,7 @@ def _called(made: Team) -> Line:
 
 
 def _broadcast(content: bytes) -> bytes:
-    """What the first process says to all."""
+    """What the first process says to all: text, since zeros behind it are taken off."""
     told = torch.zeros(_ADDRESS_BYTES, dtype=torch.uint8)
     told[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else told[:0]
     dist.broadcast(told, 0)

@@ -44,6 +44,13 @@ class Launched:
         """As nobody can prevent."""
         os.kill(self.pids[rank], signal.SIGKILL)
 
+    def until(self, found: Callable[[], Any]) -> None:
+        """Wait for something that one of them does. Raises AssertionError if it does not come."""
+        late = time.monotonic() + SECONDS
+        while not found():
+            assert time.monotonic() < late, f"it did not come: {self.said}"
+            time.sleep(0.01)
+
     def ends(self, seconds: float = SECONDS) -> list[int]:
         """The exit status of each. Raises AssertionError, and kills them, if they take longer."""
         until = time.monotonic() + seconds
@@ -87,15 +94,6 @@ class Launched:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-
-
-def waited_for(found: Callable[[], Any]) -> Any:
-    """What is found as soon as something is."""
-    until = time.monotonic() + SECONDS
-    while not (value := found()):
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.01)
-    return value
 
 
 def run_folder(folder: Path) -> Path:

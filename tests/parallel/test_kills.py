@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel.launching import Launched, metrics, run_folder, waited_for
+from tests.parallel.launching import Launched, metrics, run_folder
 
 from truing.journal import Journal
 from truing.run import Stopped
@@ -57,7 +57,7 @@ def test_a_process_killed_while_it_learns_or_writes_ends_the_run_which_goes_on(
 ) -> None:
     options = [part for each in [*SHORT, f"model.parallel.kind={kind}"] for part in ("--set", each)]
     launched = launch(2, "sft", *options, before=killed_in(order, at, victim))
-    waited_for(lambda: gone(launched, victim))
+    launched.until(lambda: gone(launched, victim))
     began = time.monotonic()
     ended, said = launched.ends(), launched.said
     assert time.monotonic() - began < SECONDS
@@ -89,7 +89,7 @@ def test_a_process_killed_while_the_first_samples_ends_the_run_which_goes_on(lau
     short = ["phase.sft.loop.steps=1", "phase.rl.loop.steps=3", "phase.rl.loop.checkpoint_every=1"]
     options = [part for each in short for part in ("--set", each)]
     launched = launch(2, "grpo", *options, before=sample_for_ever)
-    waited_for(here.exists)
+    launched.until(here.exists)
     launched.kill(1)
     began = time.monotonic()
     ended, said = launched.ends(), launched.said

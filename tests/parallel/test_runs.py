@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def test_what_is_learned_is_the_same_in_one_process_and_in_several(name: str, la
         assert weights.keys() == others.keys()
         # Where a gradient is all rounding, Adam makes steps of it.
         assert all((weights[key] - others[key]).norm() <= 1e-3 * weights[key].norm() for key in weights)
+
+
+def test_processes_find_each_other_whatever_the_number_of_the_first_is(launch: Launch) -> None:
+    def numbered(rank: int) -> None:
+        os.getpid = lambda: 0x10000 * (rank + 1)  # whose bytes end in zeros, as those of one in 256 do
+
+    short = [part for each in ("source.size=16", "loop.epochs=1") for part in ("--set", each)]
+    launched = launch(2, "sft", *short, before=numbered)
+    assert launched.ends() == [0, 0], launched.said
