@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from truing.fields import COMPLETIONS, FINISH, GROUP, IDS, OPPONENT, SEQ, TOKENS, VERSION, Field, Fields, fields
 from truing.stage import Fault, GeneratorSpec
-from truing_texts.constitution import Unfit, principles
+from truing_texts.constitution import faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
     constitution: Annotated[
         str,
         Meta(
-            description="a file of principles, pkg:PACKAGE/FILE for one inside an installed package; "
+            description="a file of principles, TOML or Markdown, pkg:PACKAGE/FILE for one inside an installed package; "
             '"": those that come with truing'
         ),
     ] = ""
@@ -71,10 +71,7 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Fault]:
         """A constitution that is none, and a generator that writes several answers at once."""
-        try:
-            principles(self.constitution)
-        except Unfit as error:
-            yield Fault("constitution", str(error), error.mend)
+        yield from faults(self.constitution)
         for option, part in self._parts():
             yield from part.one_turn(option)
             if getattr(part, "samples", 1) != 1:

@@ -29,7 +29,7 @@ from truing.fields import (
 from truing.stage import AnySpec, Fault, GeneratorSpec, ModelSpec, ScorerSpec
 from truing_remote import addresses, options
 from truing_reward import judge_prompts as prompts
-from truing_texts.constitution import Unfit, principles
+from truing_texts.constitution import faults
 
 VERDICTS: Field[list[list[dict[str, Any]]]] = Field("verdicts", "group")
 """Everything a judge said of a prompt's completions: what was compared, by which criterion, in which order, how sure it
@@ -64,8 +64,8 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
     constitution: Annotated[
         str,
         Meta(
-            description="a file of principles, or pkg:PACKAGE/FILE, of which the `comparison` of each is judged by in "
-            "place of `criteria`"
+            description="a file of principles, TOML or Markdown, or pkg:PACKAGE/FILE, of which the `comparison` of "
+            "each is judged by in place of `criteria`"
         ),
     ] = ""
     ties: Annotated[bool, Meta(description="let it say that neither is better, which counts half for each")] = False
@@ -145,10 +145,7 @@ class JudgeSpec(ScorerSpec, frozen=True, kw_only=True):
                 mend = did_you_mean(criterion, prompts.CRITERIA)
                 yield Fault("criteria", f'"{criterion}" is no criterion that is known, and no sentence', mend)
         if self.constitution:
-            try:
-                principles(self.constitution, compared=True)
-            except Unfit as error:
-                yield Fault("constitution", str(error), error.mend)
+            yield from faults(self.constitution, compared=True)
             if self.criteria:
                 yield Fault("criteria", "the constitution says what is judged by", "take one of them out")
         if len(set(self.criteria)) < len(self.criteria):

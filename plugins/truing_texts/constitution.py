@@ -1,6 +1,6 @@
 """A constitution: the principles that a model criticises, revises and compares answers by (arXiv:2212.08073).
 
-A TOML file, a table for each principle:
+A TOML file, or the same in Markdown (`markdown`), with a table for each principle:
 
     [[principle]]
     id = "no-insults"
@@ -22,15 +22,17 @@ Imports nothing heavy: a recipe's check reads it.
 
 from __future__ import annotations
 
-import tomllib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
-from truing.errors import did_you_mean
+from truing.errors import Problem, UserError, did_you_mean
+from truing.stage import Fault
+from truing.toml import Document, parse
+from truing_texts.markdown import read_markdown
 
 
 class Principle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,52 +93,77 @@ DEFAULT = (
 """The principles that come with truing."""
 
 
-class Unfit(Exception):
-    """Why a file is no constitution, and the mend."""
-
-    def __init__(self, what: str, mend: str) -> None:
-        super().__init__(what)
-        self.mend = mend
-
-
 def principles(path: str, *, compared: bool = False) -> tuple[Principle, ...]:
     """The principles of a file, "" for those that come with truing. compared: each must say what answers are compared
-    by. Raises Unfit."""
+    by. Raises UserError with the line of everything that is wrong."""
     return tuple(constitution(path, compared=compared).principle)
 
 
+def faults(path: str, *, compared: bool = False) -> Iterator[Fault]:
+    """What is wrong with the file that the option `constitution` of a component names; see `principles`."""
+    try:
+        constitution(path, compared=compared)
+    except UserError as error:
+        yield from (Fault("constitution", f"{each.where}: {each.what}", each.mend) for each in error.problems)
+
+
 def constitution(path: str, *, compared: bool = False) -> Constitution:
-    """What a file holds; see `principles`."""
+    """What a file holds, in Markdown if it ends in .md and else in TOML; see `principles`."""
     if not path:
         return Constitution(list(DEFAULT))
     try:
-        read = tomllib.loads(_place(path).read_text(encoding="utf-8"))
-        found = msgspec.convert(read, Constitution)
-    except OSError as error:
-        raise Unfit(f"cannot read {path}: {error.strerror}", "name a file of principles") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        mend = "write each as [[principle]] with id, critique, revision and, where answers are compared, comparison"
-        raise Unfit(f"{path} is no constitution: {error}", mend) from None
-    if not found.principle:
-        raise Unfit(f"{path} has no principles", "write one as [[principle]]")
-    _sound(path, found, ("id", "critique", "revision", *(("comparison",) if compared else ())))
-    return found
+        text = _place(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(Problem(path, f"cannot be read: {why}", "name a file of principles")) from None
+    read = read_markdown(text, path) if path.endswith(".md") else parse(text, path)
+    if wrong := [*_misshapen(read)] or [*_unsound(read, compared)]:
+        raise UserError(wrong)
+    return msgspec.convert(read.values, Constitution)
 
 
-def _sound(path: str, found: Constitution, said: Sequence[str]) -> None:
-    """Raises Unfit for a principle that lacks something, for two that are the same, and for an example of none."""
-    for each in found.principle:
-        for name in (name for name in said if not getattr(each, name).strip()):
-            raise Unfit(f'principle "{each.id}" of {path} has no {name}', f"write {name}, or take it out")
-    for name in (name for name in said if name != "revision"):
-        text, count = Counter(getattr(each, name) for each in found.principle).most_common(1)[0]
-        if count > 1:
-            raise Unfit(f"{path} has {count} principles with {name} = {text!r}", "keep one of them")
-    known = [each.id for each in found.principle]
-    for each in found.example:
-        if each.principle not in known:
-            what = f'an example of {path} is of the principle "{each.principle}", which is none of its own'
-            raise Unfit(what, did_you_mean(each.principle, known))
+_KINDS: Mapping[str, type[msgspec.Struct]] = {"principle": Principle, "example": Example}
+
+
+def _misshapen(read: Document) -> Iterator[Problem]:
+    """What is no table of texts."""
+    for kind, tables in read.values.items():
+        if kind not in _KINDS:
+            yield Problem(read.where(kind), f'no "{kind}" in a constitution', did_you_mean(kind, _KINDS))
+        elif not isinstance(tables, list) or not all(isinstance(table, dict) for table in cast("list[Any]", tables)):
+            yield Problem(read.where(kind), f'"{kind}" is no list of tables', f"write each as [[{kind}]]")
+        else:
+            for at, key, value in ((at, *each) for at, table in enumerate(tables) for each in table.items()):
+                known = _KINDS[kind].__struct_fields__
+                if key not in known:
+                    yield Problem(read.where(kind, at, key), f'no "{key}" in [[{kind}]]', did_you_mean(key, known))
+                elif not isinstance(value, str):
+                    yield Problem(read.where(kind, at, key), f"{key} is no text", "write it in quotation marks")
+
+
+def _unsound(read: Document, compared: bool) -> Iterator[Problem]:
+    """A principle that lacks something, or is the same as another, and an example of none."""
+    every: list[dict[str, str]] = read.values.get("principle", [])
+    if not every:
+        yield Problem(read.where("principle"), "there are no principles", 'write one as [[principle]], or "## ID"')
+    needed = {"principle": ("id", "critique", "revision", *(("comparison",) if compared else ()))}
+    needed["example"] = Example.__struct_fields__
+    for kind, names in needed.items():
+        for at, table in enumerate(read.values.get(kind, [])):
+            for name in (name for name in names if not table.get(name, "").strip()):
+                whose = table.get("id") or table.get("principle") or f"number {at + 1}"
+                yield Problem(read.where(kind, at, name), f'{kind} "{whose}" has no {name}', f"write its {name}")
+    for name in (name for name in needed["principle"] if name != "revision"):
+        first: dict[str, int] = {}
+        for at, text in enumerate(table.get(name, "").strip() for table in every):
+            if text and first.setdefault(text, at) != at:
+                what = f'{name} "{text}" is that of the principle at {read.where("principle", first[text])}'
+                yield Problem(read.where("principle", at, name), what, "keep one of them")
+    known = [table.get("id", "") for table in every]
+    for at, table in enumerate(read.values.get("example", [])):
+        if (of := table.get("principle", "")) and of not in known:
+            what = f'an example of the principle "{of}", which is none of its own'
+            yield Problem(read.where("example", at, "principle"), what, did_you_mean(of, known))
 
 
 def _place(path: str) -> Path:

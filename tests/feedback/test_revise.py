@@ -37,7 +37,7 @@ from truing_feedback.menu_revise import CRITIQUES, ROUND, CritiqueRevise
 from truing_generate.plugin import Scripted
 from truing_model.scratch import byte_tokenizer
 from truing_tensor.segments import owners
-from truing_texts.constitution import DEFAULT, Unfit, principles
+from truing_texts.constitution import DEFAULT
 
 BYTES = byte_tokenizer()
 
@@ -305,49 +305,6 @@ def test_principles_are_drawn_by_the_seed_and_every_one_is(folder: Path) -> None
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert set(drawn(0)) == {principle.id for principle in DEFAULT}
-
-
-# --- constitutions ----------------------------------------------------------------------------------------------------
-
-GOOD = '[[principle]]\nid = "a"\ncritique = "find"\nrevision = "mend"\ncomparison = "which is better"\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("principle = []", "has no principles"),
-        ("[[principle]", "is no constitution"),
-        (GOOD.replace("revision", "revison"), "unknown field `revison`"),
-        (GOOD.replace("find", " "), 'principle "a" of .* has no critique'),
-        (GOOD.replace("which is better", ""), 'principle "a" of .* has no comparison'),
-        (GOOD + GOOD, "has 2 principles with id = 'a'"),
-        (GOOD + GOOD.replace('"a"', '"b"'), "has 2 principles with critique = 'find'"),
-        (GOOD + GOOD.replace('"a"', '"b"').replace("find", "seek"), "2 principles with comparison = 'which is better'"),
-        (EXAMPLE.replace('principle = "a"', 'principle = "b"'), 'of the principle "b", which is none'),
-    ],
-)
-def test_a_file_that_is_no_constitution_is_told_apart(tmp_path: Path, text: str, what: str) -> None:
-    file = tmp_path / "some.toml"
-    file.write_text(text)
-    with pytest.raises(Unfit, match=what):
-        principles(str(file), compared=True)
-    spec = CritiqueRevise(generator=Told(), constitution=str(file))
-    told = [fault.option for fault in spec.problems()]
-    assert told == ([] if "comparison" in what else ["constitution"])
-
-
-def test_a_constitution_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Unfit, match=r"cannot read .*: No such file"):
-        principles(str(tmp_path / "none.toml"))
-
-
-def test_the_constitution_that_comes_with_truing_is_sound(tmp_path: Path) -> None:
-    assert principles("") == DEFAULT
-    file = tmp_path / "default.toml"
-    names = ("id", "critique", "revision", "comparison")
-    lines = [["[[principle]]", *(f'{name} = "{getattr(each, name)}"' for name in names)] for each in DEFAULT]
-    file.write_text("\n".join(line for some in lines for line in some))
-    assert principles(str(file), compared=True) == DEFAULT
 
 
 @pytest.mark.parametrize(
