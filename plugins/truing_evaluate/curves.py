@@ -126,6 +126,14 @@ def redrawn(curve: Curve) -> Drawn:
     return Drawn(gold - began, proxy, np.maximum(kl, 0.0))
 
 
+def averaged(every: Sequence[Drawn], chance: np.random.Generator) -> Drawn:
+    """The mean of curves that were measured at the same points of as many prompts: the first draw of all of them once,
+    the others of curves drawn with replacement. Prompts are drawn in common."""
+    count, draws = len(every), len(every[0].gold)
+    weights = np.concatenate([np.ones((1, count)), chance.multinomial(count, [1 / count] * count, size=draws - 1)])
+    return Drawn(*(np.einsum("dc,cdp->dp", weights / count, np.stack(values)) for values in zip(*every, strict=True)))
+
+
 def distances(curve: Curve, drawn: Drawn) -> Array:
     """The square root of the divergence [draw, point]: for best of n of its bound, which arXiv:2210.10760 uses."""
     if curve.way == "learned":

@@ -15,7 +15,7 @@ from truing_evaluate.commands import installed, pictures_of
 from truing_reports.telling import Json, Mlflow, as_json, sent
 
 if TYPE_CHECKING:
-    from truing_evaluate.overoptimization import Course, Law, Overoptimization, Spot
+    from truing_evaluate.overoptimization import Apart, Course, Law, Overoptimization, Spot
     from truing_evaluate.shapes import Figure
 
 Files = Annotated[
@@ -29,6 +29,11 @@ Proxy = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Best of n by this member; may be repeated; else by every one.")
 ]
 Kl = Annotated[str, typer.Option(metavar="NAME", help="The member that says how far a policy that learns has gone.")]
+Together = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="The mean of all courses whose names match, 'few-*'; may be repeated."),
+]
+Against = Annotated[str, typer.Option(metavar="NAME", help="Say how other courses differ from this one.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw all of it: .png or .svg.")]
 
 
@@ -37,6 +42,8 @@ def overoptimize(
     gold: Gold = "gold",
     proxy: Proxy = None,
     kl: Kl = "kl",
+    together: Together = None,
+    against: Against = "",
     plot: Plot = None,
     json: Json = False,
     mlflow: Mlflow = False,
@@ -51,11 +58,12 @@ def overoptimize(
 
     if plot is not None:
         _drawable(plot)
-    report = overoptimization.report(runs, gold, proxy or [], kl)
+    report = overoptimization.report(runs, gold, proxy or [], kl, together or [], against)
     if plot is not None:
         _draw(report, plot)
     if mlflow:
-        sent(report, "overoptimize", {"gold": gold, "proxy": proxy or [], "kl": kl}, pictures_of(report))
+        options = {"gold": gold, "proxy": proxy or [], "kl": kl, "together": together or [], "against": against}
+        sent(report, "overoptimize", options, pictures_of(report))
     if json:
         as_json(report)
     else:
@@ -73,12 +81,15 @@ def _show_course(course: Course) -> None:
     from truing_evaluate.printing import columns, signed
 
     what = "best of n by" if course.way == "best" else "learned in"
-    print(f"\n{what} {course.name}, {course.prompts:,} prompts, gold {course.start:.3f} at the start")
+    of = f", mean of {len(course.members)}" if len(course.members) > 1 else ""
+    print(f"\n{what} {course.name}{of}, {course.prompts:,} prompts, gold {course.start:.3f} at the start")
     said = "at n =" if course.way == "best" else "after step"
     print(f"  most gold  {signed(course.gain)} {said} {course.best:g}")
     print(f"  since      {signed(_turned(course.fall))}, the proxy {signed(course.proxy_gain)}")
     if course.law:
         print(f"  law        {_law(course.law)}")
+    if course.apart:
+        print(f"  less {course.apart.name}: {_apart(course.apart)}")
     head = ("N", "KL <=", "KL") if course.way == "best" else ("STEP", "KL")
     columns((*head, "GOLD", "PROXY"), [_row(spot) for spot in course.points], "  ")
 
@@ -96,6 +107,13 @@ def _law(law: Law) -> str:
     numbers = f"alpha {signed(law.alpha)}, beta {signed(law.beta)}, off by {law.misfit:.3f}"
     where = f"peak at d = {_plain(law.peak)}, {law.verdict}"
     return f"{law.formula}: {numbers}\n             {where}"
+
+
+def _apart(apart: Apart) -> str:
+    from truing_evaluate.printing import signed
+
+    most = f"most gold {signed(apart.gain)}, its d {signed(apart.place)}, d of the law's peak {signed(apart.peak)}"
+    return f"gold at the end {signed(apart.gold)}\n    {most}"
 
 
 def _plain(told: Figure) -> str:

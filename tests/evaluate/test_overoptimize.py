@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from truing_evaluate.bestof import kl_bound
-from truing_evaluate.curves import best_curve, distances, kl_of_best, learned_curve, redrawn
+from truing_evaluate.curves import averaged, best_curve, distances, kl_of_best, learned_curve, redrawn
 from truing_evaluate.intervals import Array
 from truing_evaluate.laws import Way, fitted, interval, law, verdict
 from truing_evaluate.shapes import Figure
@@ -181,6 +181,19 @@ def test_many_steps_become_few_points() -> None:
     assert np.nanmean(curve.kl, 0)[:2].tolist() == [2, 7]
 
 
+def test_a_mean_of_curves_doubts_which_of_them_were_had_and_not_only_which_prompts() -> None:
+    gold = [np.array([0.0, 1.0])] * 8
+    up, down = best_curve("up", gold, gold), best_curve("down", gold, [-it for it in gold])
+    alone = redrawn(up)
+    assert alone.gold[:, 1] == pytest.approx(np.full(1001, 0.5))
+    mean = averaged([alone, redrawn(down)], np.random.default_rng(0))
+    assert mean.gold[0].tolist() == pytest.approx([0, 0])
+    # All prompts are alike, so what is left is a fair coin for each of two proxies: -1/2, 0 or 1/2.
+    values, counts = np.unique(mean.gold[1:, 1].round(9), return_counts=True)
+    assert values.tolist() == [-0.5, 0, 0.5]
+    assert (counts / 1000).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.05)
+
+
 # The command
 
 
@@ -236,9 +249,48 @@ def test_what_a_mix_kept_while_a_policy_learned_is_a_course_of_its_own(
     assert "learned in rl" in truing("overoptimize", tmp_path / "run").out
 
 
+def test_proxies_of_one_kind_are_told_together_and_compared_on_the_same_prompts(write: Write, truing: Call) -> None:
+    gold, tailed = made()
+    chance = np.random.default_rng(1)
+    members = {
+        name: [score + chance.normal(scale=0.1, size=len(score)) for score in scores]
+        for name, scores in (("few-1", tailed), ("few-2", tailed), ("many-1", gold), ("many-2", gold))
+    }
+    lines = [
+        {
+            "score_parts": [
+                {"gold": float(gold[at][i]), **{name: float(scores[at][i]) for name, scores in members.items()}}
+                for i in range(len(gold[at]))
+            ],
+            "scores": gold[at].tolist(),
+            "completions": [str(i) for i in range(len(gold[at]))],
+        }
+        for at in range(len(gold))
+    ]
+    path = write(lines)
+    options = ("--together", "few-*", "--together", "many-*")
+    few, many = truing("overoptimize", path, *options, "--against", "few-*", "--json").json["courses"]
+    singles = truing("overoptimize", path, "--json").json["courses"]
+    assert (few["name"], few["members"], few["apart"]) == ("few-*", ["few-1", "few-2"], None)
+    ends = {course["name"]: course["points"][-1]["gold"]["value"] for course in singles}
+    assert few["points"][-1]["gold"]["value"] == pytest.approx((ends["few-1"] + ends["few-2"]) / 2)
+    apart = many["apart"]
+    assert apart["name"] == "few-*"
+    assert apart["gold"]["value"] == pytest.approx(
+        (ends["many-1"] + ends["many-2"] - ends["few-1"] - ends["few-2"]) / 2
+    )
+    assert min(apart[what]["low"] for what in ("gold", "gain", "place", "peak")) > 0
+    told = truing("overoptimize", path, *options, "--against", "few-*").out
+    assert "best of n by many-*, mean of 2, 12 prompts" in told
+    assert "less few-*: gold at the end +" in told
+    assert "bootstrap over prompts and proxies" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["--together", "fwe-*"], 'no course matches "fwe-*"'),
+        (["--against", "proxi"], 'did you mean "proxy"?'),
         (["--gold", "golden"], 'no "golden" in "score_parts"'),
         (["--proxy", "proxi"], 'did you mean "proxy"?'),
         (["--plot", "curve.gif"], "name it .png or .svg"),
@@ -256,6 +308,15 @@ def test_a_run_whose_scorers_were_not_kept_apart_is_told(write: Write, truing: C
     said = truing("overoptimize", tmp_path / "run")
     assert said.status == 2
     assert 'use = "mix"' in said.err
+
+
+def test_what_was_not_measured_at_the_same_points_has_no_mean(write: Write, truing: Call, tmp_path: Path) -> None:
+    for name, versions in (("rl-1", (0, 2, 4)), ("rl-2", (0, 3, 4))):
+        row = parts(np.array([1.0]), np.array([1.0]), kl=0.5)
+        write([{**row, "id": "a", "version": [version]} for version in versions], f"run/{name}/scores.jsonl")
+    said = truing("overoptimize", tmp_path / "run", "--together", "rl-*")
+    assert said.status == 2
+    assert "rl-2 and rl-1 were not measured at the same points" in said.err
 
 
 def test_a_policy_that_learned_without_its_divergence_being_watched_is_told(write: Write, truing: Call) -> None:
