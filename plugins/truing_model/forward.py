@@ -39,6 +39,7 @@ from truing.fields import (
 from truing_model.head import OfTokens, token_logprobs
 from truing_model.layout import Row, plain_rows, shared_row
 from truing_tensor.decoder import Decoder, plain_head
+from truing_tensor.products import filled
 from truing_tensor.spans import Plan, joined
 
 HEADS: Mapping[Field[Tensor], str] = {
@@ -148,7 +149,8 @@ class Network(nn.Module):
     def _hidden(self, row: Row, last: Plan, device: torch.device) -> Tensor:
         tokens, positions = row.tokens.to(device), row.positions.to(device)
         if self._decoder:
-            return self._decoder(tokens, positions, row.plan.all.to(device), last)
+            plan, asked = row.plan.all.to(device), last.filled()
+            return self._decoder(filled(tokens), filled(positions), plan, asked)[: len(last.rows)]
         return self.base.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0, last.rows]
 
     def _of_vocabulary(self, row: Row, hidden: Tensor, device: torch.device) -> dict[Field[Tensor], Tensor]:

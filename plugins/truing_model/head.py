@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from truing_tensor.products import filled, product, product_over
+
 CHUNK = 512
 """tokens whose logits exist at a time"""
 KEPT = 128 * 2**20
@@ -50,8 +52,9 @@ class TokenLogprobs(torch.autograd.Function):
         matrix = weight.to(compute)
         logprobs, entropies, collisions, norms, kept = [], [], [], [], []
         room = KEPT
+        count, hidden, targets = len(hidden), filled(hidden), filled(targets)
         for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            logits = part.to(compute) @ matrix.T
+            logits = product(part.to(compute), matrix.T)
             first = logits[:, 0].to(_precision(compute))
             logs = torch.log_softmax(logits, 1, dtype=_precision(compute))
             norms.append(first - logs[:, 0])
@@ -66,31 +69,34 @@ class TokenLogprobs(torch.autograd.Function):
         entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(found)
         collision = torch.cat(collisions) if with_collision else torch.zeros_like(found)
         ctx.compute, ctx.with_entropy = compute, with_entropy
-        ctx.mark_non_differentiable(collision)
         ctx.save_for_backward(hidden, weight, targets, torch.cat(norms), entropy, *kept)
-        return found, entropy, collision
+        given = found[:count], entropy[:count], collision[:count]
+        ctx.mark_non_differentiable(given[2])
+        return given
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         """The gradients of hidden and weight; that of a frozen weight is not made."""
         hidden, weight, targets, norms, entropy, *kept = ctx.saved_tensors
         matrix = weight.to(ctx.compute)
+        of_logprobs, of_entropies = map(filled, gradients[:2])
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(matrix) if ctx.needs_input_grad[1] else None
         for number, logs in enumerate(kept):
             at = slice(number * CHUNK, (number + 1) * CHUNK)
             part = hidden[at].to(ctx.compute)
             if not len(logs):
-                logs = (part @ matrix.T).to(norms.dtype).sub_(norms[at, None])
-            of_logprob, of_entropy = (gradient[at, None] for gradient in gradients[:2])
+                logs = product(part, matrix.T).to(norms.dtype).sub_(norms[at, None])
+            of_logprob, of_entropy = of_logprobs[at, None], of_entropies[at, None]
             scale = of_logprob + of_entropy * (logs + entropy[at, None]) if ctx.with_entropy else of_logprob
             to_logits = logs.exp().mul_(-scale)
             to_logits.scatter_add_(1, targets[at, None], of_logprob)
             to_logits = to_logits.to(ctx.compute)
-            to_hidden[at] = to_logits @ matrix
+            to_hidden[at] = product(to_logits, matrix)
             if to_weight is not None:
-                to_weight.addmm_(to_logits.T, part)
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None
+                to_weight += product_over(to_logits, part)
+        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+        return to_hidden[: len(gradients[0])], to_weight, None, None, None, None
 
 
 def token_logprobs(

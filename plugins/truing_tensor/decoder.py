@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from truing_tensor.fused import rms_norm, rotate, swiglu
+from truing_tensor.products import speed_up
 from truing_tensor.spans import Lengths, row_plan
 
 
@@ -51,6 +52,7 @@ class Decoder:
         self._decoder = model.get_decoder()
         self.checkpointing = False
         self._called = False
+        speed_up(self._decoder)
         with _in_fp32(self._decoder):
             expected = _one_by_one(model)
             self.own_layers = _like_llama(self._decoder) and _gives(self._through_own_layers, expected)

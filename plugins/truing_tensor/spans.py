@@ -10,7 +10,7 @@ each block is a few matrix products over just these keys; on a GPU the same plan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from truing_tensor.fused import exact_type
+from truing_tensor.products import filled
 
 QUERIES = 128
 """most queries of one block: shorter blocks see fewer keys in vain, longer ones are fewer calls"""
@@ -82,6 +83,10 @@ class Plan:
         row = self.rows[query]
         visible = (self.seq[key] == -1) | (self.seq[key] == self.seq[row])
         return visible & (self.group[key] == self.group[row]) & (key <= row)
+
+    def filled(self) -> Plan:
+        """This plan, `filled` up with queries that see nothing: what comes of them is to be left out."""
+        return replace(self, rows=filled(self.rows))
 
     def to(self, device: torch.device) -> Plan:
         """This plan on another device."""
@@ -211,11 +216,13 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, blocks: Sequence[Block]) -> Tensor:
-        """query [query, head, size], key and value [key, kv head, size]; gives [query, head * size]."""
+        """query [query, head, size], key and value [key, kv head, size]; gives [query, head * size], 0 behind the
+        queries of the last block."""
         times = query.shape[1] // key.shape[1]
         scaled = (query * scale).transpose(0, 1)
         keys, values = _by_head(key, times), _by_head(value, times)
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out[blocks[-1].queries[1] :] = 0
         kept: list[Tensor] = []
         for block in blocks:
             weights = _weights(scaled, keys, block)
@@ -232,6 +239,7 @@ class BlockAttention(torch.autograd.Function):
         heads, count, size = scaled.shape
         of_out = gradients[0].view(count, heads, size).transpose(0, 1)
         to_query = scaled.new_empty(count, heads, size)
+        to_query[ctx.blocks[-1].queries[1] :] = 0
         to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
         for block, weights in zip(ctx.blocks, kept, strict=True):
             at = slice(*block.queries)

@@ -12,7 +12,7 @@ from tests.model.conftest import FAMILIES, pairs
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from truing.errors import UserError
-from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
+from truing.fields import GROUP, IDS, LOGPROBS, PROMPT_TOKENS, SEQ, TOKENS, VALUES, Batch, Field
 from truing.run import Run
 from truing_model.encode import with_tokens
 from truing_model.forward import decoder_for
@@ -26,6 +26,7 @@ from truing_model.layout import (
     shared_row,
 )
 from truing_model.plugin import CausalLm
+from truing_tensor import products
 from truing_tensor.groups import batch_of
 
 COSTS = Costs(token=1000.0, pair=1.0, head=500.0)
@@ -50,6 +51,25 @@ def test_log_probabilities_and_gradients_are_the_same_in_shared_and_in_plain_row
     torch.testing.assert_close(found["shared"][0], found["plain"][0], rtol=0, atol=1e-5)
     for shared, plain in zip(found["shared"][1], found["plain"][1], strict=True):
         assert (shared - plain).norm() <= 1e-4 * plain.norm() + 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_are_filled_up_for_the_faster_products_change_no_number(
+    family: str, family_folder: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[torch.Tensor]] = []
+    for rows in (10**6, 8):
+        monkeypatch.setattr(products, "by_onednn", lambda: torch.backends.mkldnn.is_available())
+        monkeypatch.setattr(products, "ROWS", rows)
+        model = built(family_folder(family), run, value_head=True)
+        batch = model.encode(batch_of(pairs())).batch
+        outputs = model.network(batch)
+        sum((value * torch.linspace(-1, 1, len(value))).sum() for value in outputs.values()).backward()
+        grads = [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
+        found.append([outputs[LOGPROBS].detach(), outputs[VALUES].detach(), *grads])
+    assert len(batch[TOKENS]) % 8
+    for before, after in zip(*found, strict=True):
+        assert (before - after).norm() <= 1e-5 * before.norm() + 1e-6
 
 
 def test_log_probabilities_are_those_that_transformers_itself_computes(family_folder: Any, run: Run) -> None:

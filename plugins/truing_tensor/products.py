@@ -1,0 +1,101 @@
+"""Matrix products in fp32 on a CPU, by the faster of the two libraries that torch brings.
+
+torch asks MKL, and MKL takes a processor that is not Intel's for one without AVX-512: half of its width is idle. oneDNN
+uses all of it. But oneDNN compiles a kernel for each shape it meets, which takes as long as some ten products, so it
+is asked only where rows come in whole multiples of ROWS, and a pass fills its rows up to one (`filled`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+ROWS = 128
+"""of what number rows that oneDNN is asked for are a multiple: larger, more is computed in vain; smaller, more kernels
+are compiled, each of which takes memory, and they are slower"""
+
+
+def filled(values: Tensor) -> Tensor:
+    """Values [row, ...] followed by zeros up to whole multiples of ROWS, where that makes their products faster: not
+    where most of what is computed would be in vain."""
+    more = -len(values) % ROWS
+    if not more or len(values) < 2 * ROWS or values.is_cuda or not by_onednn():
+        return values
+    return pad(values, [0] * (2 * values.ndim - 1) + [more])
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left [row, inner] @ right [inner, column]."""
+    return _by_onednn(left, right) if _suits(left) else left @ right
+
+
+def product_over(left: Tensor, right: Tensor) -> Tensor:
+    """left [row, x]' @ right [row, y]."""
+    if not _suits(right):
+        return left.T @ right
+    # What stands on its side is copied first, so let that be the narrower one.
+    if left.shape[1] > right.shape[1]:
+        return _by_onednn(right.T, left).T.contiguous()
+    return _by_onednn(left.T, right)
+
+
+class Linear(nn.Linear):
+    """torch's, with its products by the faster library."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [row, inner], or with more dims in front."""
+        flat = input.flatten(0, -2)
+        if not _suits(flat) or torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        found = _Product.apply(flat, self.weight) if torch.is_grad_enabled() else product(flat, self.weight.T)
+        found = found.unflatten(0, input.shape[:-1])
+        return found if self.bias is None else found + self.bias
+
+
+def speed_up(model: nn.Module) -> None:
+    """Let the linear layers of a model multiply by the faster library. They stay the modules they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear and by_onednn():
+            module.__class__ = Linear
+
+
+@cache
+def by_onednn() -> bool:
+    """Whether oneDNN is the faster one here. Known and not timed: a run that is replayed multiplies alike."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    described = Path("/proc/cpuinfo")
+    strange = described.exists() and "GenuineIntel" not in described.read_text(encoding="utf-8")
+    return strange and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class _Product(torch.autograd.Function):
+    """y = x w', dx = dy w, dw = dy' x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight.T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_y = gradients[0].contiguous()
+        to_x = product(of_y, weight) if ctx.needs_input_grad[0] else None
+        return to_x, product_over(of_y, x) if ctx.needs_input_grad[1] else None
+
+
+def _suits(rows: Tensor) -> bool:
+    """Whether so many rows [row, ...] are for oneDNN."""
+    whole = len(rows) > 0 and len(rows) % ROWS == 0
+    return whole and rows.dtype == torch.float32 and rows.device.type == "cpu" and by_onednn()
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
+    return found
