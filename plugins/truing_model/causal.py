@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,9 @@ from truing_model.encode import Encoder
 from truing_model.forward import HEADS, READS, Network, decoder_for
 from truing_model.layout import Pieces, cut_into_pieces, only_some
 from truing_model.learner import MODEL, REFERENCE, Learner
-from truing_model.loading import cache_folder, load_model, load_tokenizer, origin, width_of
+from truing_model.loading import cache_folder, load_model, load_tokenizer, origin, same_tokens, width_of
 from truing_model.lora import add_lora, merged
+from truing_model.offload import Offload, in_use, let_go
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
 from truing_model.state import dump, load_heads, save_heads, trainable
 from truing_model.step import StepSums, counts_of, needs_all, parts, reached
@@ -99,7 +100,7 @@ class CausalLm:
         # Before an adapter changes the names of its weights: the reference is the model as it was loaded.
         self.reference_path = run.resolve(spec.reference)
         if self.reference_path:
-            self._check_reference()
+            same_tokens(spec, self.reference_path, spec.reference, self.tokenizer)
         self.store = self._open_store(base) if LOGPROBS_REF in run.wanted else None
         if spec.gradient_checkpointing:
             # The older name goes in transformers 6, the newer came in 5.2x.
@@ -112,9 +113,11 @@ class CausalLm:
         model = add_lora(base, spec) if spec.lora_rank else base
         for head in heads.values():
             head.requires_grad_(True)
-        if spec.lora_rank:
+        if spec.lora_rank and not spec.offload:
             share(model)
         self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
+        own = [Offload(self.network, self.device, run.phase_folder)] if spec.offload else []
+        self.offloaded = {MODEL: own, REFERENCE: list[Offload]()}
         self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
         self.learner = Learner(self._as)
         self.crew: Crew = Alone(self.learner)
@@ -123,7 +126,8 @@ class CausalLm:
     def encode(self, batch: Batch) -> Encoded:
         """Text to tokens. Raises UserError for a token that the model has no weights for."""
         encoded = self.encode_text(batch)
-        largest = max((int(part.max()) for part in _tokens(encoded.batch) if len(part)), default=0)
+        tokens = (encoded.batch[key] for key in (PROMPT_TOKENS, TOKENS))
+        largest = max((int(part.max()) for part in tokens if len(part)), default=0)
         if largest >= self.vocabulary:
             word = self.tokenizer.convert_ids_to_tokens(largest)
             what = f"its tokenizer makes token {largest} ({word!r}), and its model has weights for {self.vocabulary}"
@@ -146,9 +150,15 @@ class CausalLm:
     def attach(self, optimizer: Optimizer, steps: int) -> None:
         """Prepare to learn for so many steps."""
         self.crew = attached(self.crew, self.spec.parallel, self.run, optimizer, steps)
+        for each in self.offloaded[MODEL]:
+            each.optimizer = self.learner.optimizer
 
     def learn(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """One optimizer step. Raises Stopped with nothing changed, and RunFailed when something is not a number."""
+        with self._as(MODEL):
+            return self._step(batch, loss)
+
+    def _step(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         sums = StepSums(counts_of(batch))
         self.crew.same("begin")
         step, known = self._cut(batch), None
@@ -182,20 +192,28 @@ class CausalLm:
 
     def weights(self) -> ModelWeights:
         """Its weights as they are now; they are read before the next step is learned."""
-        place, whole = origin(self.spec, self.path), partial(self.crew.whole, MODEL)
+        place, whole = origin(self.spec, self.path), partial(self._whole, MODEL)
         return ModelWeights(self.version, place, self.network.model, self._reference_weights, whole=whole)
 
     def _reference_weights(self) -> ModelWeights:
         if self.spec.lora_rank and not self.reference_path:
-            whole, place = partial(self.crew.whole, MODEL), origin(self.spec, self.path)
+            whole, place = partial(self._whole, MODEL), origin(self.spec, self.path)
             return ModelWeights(0, place, self.network.model, adapted=False, whole=whole)
-        whole, place = partial(self.crew.whole, REFERENCE), origin(self.spec, self.reference_path or self.path)
+        whole, place = partial(self._whole, REFERENCE), origin(self.spec, self.reference_path or self.path)
         return ModelWeights(0, place, self.reference.model, whole=whole)
+
+    @contextmanager
+    def _whole(self, who: str) -> Iterator[None]:
+        """Every weight of a network can be read meanwhile, where it rests."""
+        with self.crew.whole(who):
+            yield
+        let_go(self.offloaded[who])
 
     def checkpoint(self, folder: Path) -> None:
         """Write what is needed to go on."""
         self._keep_reference()
         self.crew.same("save", str(folder), self.version)
+        let_go(self.offloaded[MODEL])
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""
@@ -253,14 +271,6 @@ class CausalLm:
             what = f"this model cannot have shared rows: {error}"
             raise UserError(Problem(self.spec.path, what, 'leave layout at "auto"')) from None
 
-    def _check_reference(self) -> None:
-        """Refuse a reference that calls its tokens otherwise. Raises UserError."""
-        theirs, ours = load_tokenizer(self.spec, self.reference_path).get_vocab(), self.tokenizer.get_vocab()
-        if theirs != ours:
-            apart = sum(theirs.get(word) != number for word, number in ours.items())
-            what = f"its vocabulary is not that of {self.spec.path}: {apart} of {len(ours)} tokens differ"
-            raise UserError(Problem(self.spec.reference, what, "name a reference with the same tokenizer"))
-
     def _open_store(self, base: nn.Module) -> ReferenceStore:
         held_to = self.reference.model if self.reference_path else base
         name = fingerprint(held_to, self._reference_in_bf16, self.layout)
@@ -297,9 +307,12 @@ class CausalLm:
         first asked something."""
         held = torch.bfloat16 if self.spec.reference_dtype == "bf16" else torch.float32
         model = self._load(self.reference_path or self.path, held).requires_grad_(False)
-        if self.spec.reference_device != "auto":
-            model.to(self.spec.reference_device)
-        return Network(model, self._decoder(model), {}, fields(LOGPROBS), self._reference_in_bf16)
+        asked = self.spec.reference_device
+        device = self.device if asked == "auto" else device_for(asked)
+        network = Network(model, self._decoder(model), {}, fields(LOGPROBS), self._reference_in_bf16).to(device)
+        if self.spec.reference_offload:
+            self.offloaded[REFERENCE] = [Offload(network, device, self.run.phase_folder)]
+        return network
 
     @property
     def _reference_in_bf16(self) -> bool:
@@ -308,14 +321,12 @@ class CausalLm:
 
     @contextmanager
     def _as(self, who: str) -> Iterator[nn.Module]:
-        """The network that answers as the model, or as its reference."""
-        if who == MODEL:
-            yield self.network
-        elif self.spec.lora_rank and not self.reference_path:
-            with self.network.model.disable_adapter():
-                yield self.network
-        else:
-            yield self.reference
+        """The network that answers as the model, or as its reference, on its device meanwhile."""
+        adapted = who == MODEL or (self.spec.lora_rank and not self.reference_path)
+        network, of = (self.network, MODEL) if adapted else (self.reference, REFERENCE)
+        as_loaded = adapted and who == REFERENCE
+        with in_use(self.offloaded[of]), self.network.model.disable_adapter() if as_loaded else nullcontext():
+            yield network
 
     def _cut(self, batch: Batch) -> Pieces:
         return cut_into_pieces(batch, self.budget, self.costs, self.crew.count)
@@ -345,6 +356,10 @@ class CausalLm:
 
     def _together(self, who: str, step: Pieces, seeds: Sequence[int | None]) -> Batch:
         """The outputs of all pieces without gradients, put in the order of the step."""
+        with self._as(who):
+            return self._outputs(who, step, seeds)
+
+    def _outputs(self, who: str, step: Pieces, seeds: Sequence[int | None]) -> Batch:
         found: dict[Field[Tensor], Tensor] = {}
         for some in self._in_turns(step):
             self._unless_stopped()
@@ -381,7 +396,3 @@ class CausalLm:
 def _passed(piece: Batch) -> Batch:
     """What goes through a network of a piece."""
     return piece.only(READS)
-
-
-def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:
-    return batch[PROMPT_TOKENS], batch[TOKENS]

@@ -48,11 +48,12 @@ class ActorCritic(nn.Module):
 
 
 def fitting(critic: Critic, policy: CausalLm) -> Critic:
-    """The critic. Raises UserError if it reads other tokens than the policy writes, or somewhere else."""
+    """The critic. Raises UserError if it reads other tokens than the policy writes, or cannot be where it is."""
     if critic.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         what = f"its vocabulary is not that of {policy.spec.path}"
         raise UserError(Problem(critic.spec.path, what, "name a reward model that was made from the policy's model"))
-    if critic.device.type != policy.device.type:
+    if policy.spec.parallel and critic.device.type != policy.device.type:
         what = f"it is on {critic.device.type}, and the policy on {policy.device.type}"
-        raise UserError(Problem(critic.spec.path, what, "set the same `device` for both"))
+        mend = "in several processes, set the same `device` for both"
+        raise UserError(Problem(critic.spec.path, what, mend))
     return critic

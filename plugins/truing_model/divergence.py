@@ -31,7 +31,7 @@ class Likelihood:
     """Scores completions by how likely a model would write them."""
 
     def __init__(self, spec: menu_likelihood.Likelihood, run: Run) -> None:
-        asked = plugin.CausalLm(path=spec.path, dtype=spec.dtype, device=spec.device)
+        asked = plugin.CausalLm(path=spec.path, **spec.placement)
         self._model = Reference(asked, run.at(run.phase, fields()))
         self._model.network.requires_grad_(False)
         self._run = run
@@ -46,7 +46,7 @@ class Divergence:
     """Scores completions by how much likelier they are under the policy than under the reference."""
 
     def __init__(self, spec: menu_divergence.Divergence, run: Run) -> None:
-        asked = plugin.CausalLm(path=spec.path, dtype=spec.dtype, device=spec.device)
+        asked = plugin.CausalLm(path=spec.path, **spec.placement)
         # What other stages of the phase want of the model that learns is not wanted of this one.
         self._model = Reference(asked, run.at(run.phase, fields()))
         self._model.network.requires_grad_(False)

@@ -80,6 +80,21 @@ def kind_of(spec: PretrainedSpec, path: str) -> str:
     return str(getattr(_from(AutoConfig, *_place(spec, path)), KIND, ""))
 
 
+def same_tokens(
+    spec: PretrainedSpec,
+    other: str,
+    name: str,
+    ours: PreTrainedTokenizerBase,
+    mend: str = "name a reference with the same tokenizer",
+) -> None:
+    """Raises UserError if the model at `other`, called `name`, calls its tokens otherwise than that of `spec`."""
+    theirs, words = load_tokenizer(spec, other).get_vocab(), ours.get_vocab()
+    if theirs != words:
+        apart = sum(theirs.get(word) != number for word, number in words.items())
+        what = f"its vocabulary is not that of {spec.path}: {apart} of {len(words)} tokens differ"
+        raise UserError(Problem(name, what, mend))
+
+
 def origin(spec: PretrainedSpec, path: str) -> str:
     """The folder or hub id from which transformers loads the configuration and the tokenizer of a model."""
     return _place(spec, path)[0]

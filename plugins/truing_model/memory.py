@@ -60,10 +60,11 @@ class Company(NamedTuple):
         return Tried(*map(sum, zip(*each, strict=True)))
 
     def weights(self) -> dict[str, int]:
-        """Bytes of weights."""
+        """Bytes of weights that are always there."""
         held = set[Any]()
         learning = sum(_own(model, held) for model in self.learning)
-        return {"weights": learning, "scorers": sum(_own(model, held) for model in self.scorers)}
+        scorers = (_own(model, held) for model in self.scorers if not model.spec.offload)
+        return {"weights": learning, "scorers": sum(scorers)}
 
 
 def _own(model: Outline, held: set[Any]) -> int:
@@ -81,7 +82,7 @@ def _scoring(phase: Phase, earlier: Mapping[str, ModelSpec]) -> Iterator[plugin.
     for _, spec in within(phase.scorer) if phase.scorer else ():
         if not isinstance(spec, plugin.RewardScorer | ProcessScorer | Divergence):
             continue
-        options: dict[str, Any] = {"dtype": spec.dtype, "device": spec.device}
+        options = spec.placement
         # Of an average the first model stays.
         path = spec.path if isinstance(spec.path, str) else spec.path[0]
         made = earlier.get(path.removeprefix("@"))
@@ -99,15 +100,23 @@ def memory(company: Company, reference: Outline | None, tried: Tried, moved: Mov
     halves = 2 if getattr(policy.spec, "reference_dtype", "") == "bf16" else 4
     elsewhere = getattr(policy.spec, "reference_device", "auto") not in ("auto", policy.device.type)
     kept = tried.kept + tried.layer
-    return {
-        **company.weights(),
-        "reference": halves * reference.size.base if reference and not elsewhere else 0,
-        "optimizer": sum(moved.bytes(each.size.trained, each.size.tensors) for each in company.learning),
-        # The table of words gets one gradient as input and one as output, and they meet at the end.
-        "gradients": sum(each.size.gradients + 4 * each.table for each in company.learning),
+    asked = halves * reference.size.base if reference and not elsewhere else 0
+    visiting = getattr(policy.spec, "reference_offload", False)
+    visitors = [model.size.weights for model in company.scorers if model.spec.offload] + [asked] * visiting
+    passing = {
         "activations": int(kept),
         "unused heap": int(_LOOSE * kept) if policy.device.type == "cpu" else 0,
         "vocabulary": vocabulary_bytes(targets, size.words),
+    }
+    return {
+        **company.weights(),
+        "reference": 0 if visiting else asked,
+        # They come one at a time, when what a step passes through is not there.
+        "offloaded": max(0, max(visitors, default=0) - sum(passing.values())),
+        "optimizer": sum(moved.bytes(each.size.trained, each.size.tensors) for each in company.learning),
+        # The table of words gets one gradient as input and one as output, and they meet at the end.
+        "gradients": sum(each.size.gradients + 4 * each.table for each in company.learning),
+        **passing,
     }
 
 

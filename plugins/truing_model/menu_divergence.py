@@ -9,12 +9,13 @@ from msgspec import Meta
 
 from truing.check import PHASE_MODEL
 from truing.fields import LOGPROBS_OLD, SCORES, Fields, fields
-from truing.stage import Fault, ScorerSpec
+from truing.stage import Fault
 from truing_model import paths
-from truing_model.plugin import ENCODED, Arithmetic, Device
+from truing_model.menu_place import ModelScorer
+from truing_model.plugin import ENCODED
 
 
-class Divergence(ScorerSpec, frozen=True, kw_only=True):
+class Divergence(ModelScorer, frozen=True, kw_only=True):
     """How far the policy has gone from a reference: an estimate of the KL divergence, in nats a completion.
 
     Of a completion it is the sum over its tokens; the mean over completions is the divergence of the policy from the
@@ -41,8 +42,6 @@ class Divergence(ScorerSpec, frozen=True, kw_only=True):
             "k1: r, the one to penalise. k3: exp(-r) - 1 + r, never negative and steadier near 0, to watch"
         ),
     ] = "k1"
-    dtype: Arithmetic = "auto"
-    device: Device = "auto"
 
     def requires(self) -> Fields:
         return ENCODED | fields(LOGPROBS_OLD)

@@ -9,12 +9,13 @@ from msgspec import Meta
 
 from truing.check import PHASE_MODEL
 from truing.fields import SCORES, Fields, fields
-from truing.stage import Fault, ScorerSpec
+from truing.stage import Fault
 from truing_model import paths
-from truing_model.plugin import ENCODED, Arithmetic, Device
+from truing_model.menu_place import ModelScorer
+from truing_model.plugin import ENCODED
 
 
-class Likelihood(ScorerSpec, frozen=True, kw_only=True):
+class Likelihood(ModelScorer, frozen=True, kw_only=True):
     """How likely a model would write a completion: the sum of the log-probabilities of its tokens, in nats.
 
     Of two answers that came with a question it says which one the model would rather give, whether or not it can be
@@ -31,8 +32,6 @@ class Likelihood(ScorerSpec, frozen=True, kw_only=True):
             extra=PHASE_MODEL,
         ),
     ]
-    dtype: Arithmetic = "auto"
-    device: Device = "auto"
 
     def requires(self) -> Fields:
         return ENCODED

@@ -25,9 +25,10 @@ from truing.fields import (
     Fields,
     fields,
 )
-from truing.stage import AnySpec, Fault, ScorerSpec
+from truing.stage import AnySpec, Fault
 from truing_model import paths
-from truing_model.plugin import ENCODED, Arithmetic, Device, RewardModel
+from truing_model.menu_place import ModelScorer
+from truing_model.plugin import ENCODED, RewardModel
 
 Path = Annotated[
     str,
@@ -96,12 +97,10 @@ class RewardDistribution(RewardModel, frozen=True, kw_only=True):
         return fields()
 
 
-class PluralScorer(ScorerSpec, frozen=True, kw_only=True):
+class PluralScorer(ModelScorer, frozen=True, kw_only=True):
     """What the scorers of both share."""
 
     path: Path
-    dtype: Arithmetic = "auto"
-    device: Device = "auto"
 
     def requires(self) -> Fields:
         return ENCODED | fields(IDS, GROUP)

@@ -24,9 +24,10 @@ from truing.fields import (
     Fields,
     fields,
 )
-from truing.stage import Fault, ScorerSpec
+from truing.stage import Fault
 from truing_model import paths
-from truing_model.plugin import ENCODED, Arithmetic, Device, RewardModel
+from truing_model.menu_place import ModelScorer
+from truing_model.plugin import ENCODED, RewardModel
 
 
 class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
@@ -78,7 +79,7 @@ class ProcessRewardModel(RewardModel, frozen=True, kw_only=True):
             yield Fault("separator", "nothing separates the steps, so none could be told from the next", "name it")
 
 
-class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
+class ProcessScorer(ModelScorer, frozen=True, kw_only=True):
     """What a process reward model says of the steps of each completion, and of the completion as a whole.
 
     A step ends with the token that completes the model's separator in the text; a last one without separator gets it
@@ -124,8 +125,6 @@ class ProcessScorer(ScorerSpec, frozen=True, kw_only=True):
             "whose labels stay beside the scores"
         ),
     ] = "sampled"
-    dtype: Arithmetic = "auto"
-    device: Device = "auto"
     max_tokens: Annotated[
         int, Meta(ge=2, description="anew: longest prompt plus completion; whole steps behind it have no score")
     ] = 4096

@@ -32,17 +32,13 @@ from truing.fields import (
     fields,
 )
 from truing.plugins import hookimpl
-from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec, ScorerSpec
+from truing.stage import AnySpec, Fault, ModelSpec, OptimizerSpec
 from truing_model import paths
 from truing_model.menu_parallel import Parallel
+from truing_model.menu_place import Arithmetic, Device, ModelScorer, Offload
 
 ENCODED = fields(PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ)
 """What every model adds to text."""
-Arithmetic = Annotated[
-    Literal["auto", "fp32", "bf16"],
-    Meta(description="arithmetic of the forward pass; auto: bf16 where this machine is measured to be faster at it"),
-]
-Device = Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where it runs; auto: a GPU if there is one")]
 _VALUED = "with value_head = true"
 _BESIDE = "that learned beside a [holdout] of comparisons"
 
@@ -52,6 +48,7 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
 
     dtype: Arithmetic = "auto"
     device: Device = "auto"
+    offload: Offload = False
     max_tokens: Annotated[int, Meta(ge=2, description="longest prompt plus completion, in tokens")] = 1024
     overlong: Annotated[
         Literal["drop", "truncate"],
@@ -110,6 +107,8 @@ class LanguageModelSpec(ModelSpec, frozen=True, kw_only=True):
         return ENCODED | policy | (fields(VALUES, VALUES_OLD) if self.value_head else fields())
 
     def problems(self) -> Iterable[Fault]:
+        if self.offload and self.parallel:
+            yield Fault("offload", "weights that several processes hold stay where they are", "take one of them out")
         if not self.lora_rank:
             for option in ("lora_dropout", "lora_targets", "lora_layers"):
                 if getattr(self, option):
@@ -152,13 +151,15 @@ class PretrainedSpec(LanguageModelSpec, frozen=True, kw_only=True):
         Literal["auto", "cpu", "cuda"],
         Meta(description="of a reference that is a copy of its own: where it runs; auto: where the model does"),
     ] = "auto"
+    reference_offload: Annotated[
+        bool, Meta(description="of a reference that is a copy of its own: `offload` of its weights")
+    ] = False
 
     def problems(self) -> Iterable[Fault]:
         yield from LanguageModelSpec.problems(self)
         yield from paths.problems(self.path)
-        placed = {"reference_dtype": self.reference_dtype, "reference_device": self.reference_device}
-        for option in (name for name, value in placed.items() if value != "auto"):
-            if self.lora_rank and not self.reference:
+        for option, usual in (("reference_dtype", "auto"), ("reference_device", "auto"), ("reference_offload", False)):
+            if getattr(self, option) != usual and self.lora_rank and not self.reference:
                 yield Fault(option, "the reference is the model without its adapter, and no copy", "take it out")
         if self.reference:
             yield from (fault._replace(option="reference") for fault in paths.problems(self.reference))
@@ -228,7 +229,7 @@ class RewardEnsemble(RewardModel, frozen=True, kw_only=True):
         return ENCODED | fields(MEMBER_SCORES)
 
 
-class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
+class RewardScorer(ModelScorer, frozen=True, kw_only=True):
     """The reward that a reward model gives each completion, read off its last token.
 
     Completions are scored token by token as they were sampled, so the model must have the policy's vocabulary. Of a
@@ -264,8 +265,6 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             'difference is the probability that the one is better. "raw": as it is'
         ),
     ] = "raw"
-    dtype: Arithmetic = "auto"
-    device: Device = "auto"
 
     def requires(self) -> Fields:
         return ENCODED | fields(IDS, GROUP)
@@ -287,6 +286,8 @@ class RewardScorer(ScorerSpec, frozen=True, kw_only=True):
             yield Fault("path", "no reward model is named")
         if self.trunk:
             yield from (fault._replace(option="trunk") for fault in paths.problems(self.trunk))
+        if self.offload and self.trunk:
+            yield Fault("offload", "what is held as one with the policy stays where that is", "take one of them out")
         if len(named) > 1 and self.trunk:
             yield Fault("trunk", "an average of weights is of whole models", "take it out")
         if len(named) > 1 and self.scale != "raw":

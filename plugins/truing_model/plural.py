@@ -156,7 +156,7 @@ class ConditionedScorer:
             what = f'nobody called "{unknown[0]}" was met when the model {spec.path} learned'
             raise UserError(Problem("people", what, did_you_mean(unknown[0], kept.names)))
         options: dict[str, Any] = {"by": kept.by, "people": kept.seats, "traits": numbers - 1}
-        model = menu.ConditionedRewardModel(path=spec.path, dtype=spec.dtype, device=spec.device, **options)
+        model = menu.ConditionedRewardModel(path=spec.path, **spec.placement, **options)
         self._model = model.build(run)
         self._model.network.requires_grad_(False)
         self._names = spec.people or kept.names
@@ -177,7 +177,7 @@ class DistributionScorer:
 
     def __init__(self, spec: menu.DistributionScorer, run: Run) -> None:
         _of_its_kind(spec, run)
-        self._model = menu.RewardDistribution(path=spec.path, dtype=spec.dtype, device=spec.device).build(run)
+        self._model = menu.RewardDistribution(path=spec.path, **spec.placement).build(run)
         self._model.network.requires_grad_(False)
         self._z = 0.0 if spec.quantile is None else NormalDist().inv_cdf(spec.quantile)
         self._run = run

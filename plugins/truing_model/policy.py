@@ -10,6 +10,7 @@ weights that were sampled from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -34,7 +35,7 @@ class Policy(CausalLm):
 
     def __init__(self, spec: menu.Policy, run: Run) -> None:
         self._looks_at = spec.advantage.requires() if spec.advantage else fields()
-        super().__init__(spec, run.at(run.phase, run.wanted | self._looks_at))
+        super().__init__(spec, replace(run, wanted=run.wanted | self._looks_at))
         self._estimator = spec.advantage.build(run) if spec.advantage else None
         self._critic: Critic | None = None
         if spec.critic:
@@ -42,6 +43,7 @@ class Policy(CausalLm):
             self._critic = fitting(Critic(cast(plugin.RewardModel, spec.critic), run.at(run.phase, fields())), self)
             self.network = ActorCritic(self.network, self._critic.network)
             self._drops |= self._critic._drops
+            self.offloaded[MODEL] += self._critic.offloaded[MODEL]
         self._begun = False
 
     def annotate(self, batch: Batch, wanted: Fields) -> Batch:
@@ -69,9 +71,10 @@ class Policy(CausalLm):
         """
         version, reports = self.version, list[Mapping[str, float]]()
         try:
-            for part in self._parts(batch):
-                reports.append(super().learn(part, loss))
-                self._begun = True
+            with self._as(MODEL):
+                for part in self._parts(batch):
+                    reports.append(super().learn(part, loss))
+                    self._begun = True
         finally:
             self._begun = False
         self.version = version + 1

@@ -96,7 +96,7 @@ class ProcessScorer:
     """Scores the steps of completions, and the completions, with a process reward model that does not learn."""
 
     def __init__(self, spec: menu.ProcessScorer, run: Run) -> None:
-        options: dict[str, Any] = {"path": spec.path, "dtype": spec.dtype, "device": spec.device}
+        options: dict[str, Any] = {"path": spec.path, **spec.placement}
         options |= {"max_tokens": spec.max_tokens, "overlong": "truncate"}
         learns = menu.ProcessRewardModel(**options)
         if numbers_of(learns, run.resolve(spec.path)) == 3:

@@ -147,7 +147,7 @@ def _by_member(scores: Tensor) -> Tensor:
 
 def _scoring(path: str, spec: plugin.RewardScorer, run: Run) -> RewardModel:
     """The model that a scorer asks. Raises UserError for one without a head that was trained."""
-    options: dict[str, Any] = {"path": path, "dtype": spec.dtype, "device": spec.device}
+    options: dict[str, Any] = {"path": path, **spec.placement}
     alone = plugin.RewardModel(**options)
     members, kind = numbers_of(alone, run.resolve(path)), kind_of(alone, run.resolve(path))
     if kind:

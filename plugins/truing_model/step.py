@@ -143,8 +143,9 @@ def reached(batch: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
 
 
 def surrogate(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Tensor:
-    """A number whose gradient through the network is the gradient of the loss."""
-    return torch.stack([*_products(outputs, gradients)]).sum()
+    """A number whose gradient through the network is the gradient of the loss, on the device of its first output."""
+    first, *others = _products(outputs, gradients)
+    return torch.stack([first, *(each.to(first.device) for each in others)]).sum()
 
 
 def _products(outputs: Batch, gradients: Mapping[Field[Tensor], Tensor]) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from truing_model.causal import CausalLm
 from truing_model.forward import Network
 from truing_model.jensen_shannon import Side, jensen_shannon
 from truing_model.layout import Row
-from truing_model.loading import load_tokenizer
+from truing_model.loading import same_tokens
 from truing_tensor.decoder import plain_head
 
 
@@ -45,11 +45,7 @@ class Student(CausalLm):
     def __init__(self, spec: menu.Student, run: Run) -> None:
         super().__init__(spec, run)
         place = run.resolve(spec.teacher)
-        theirs, ours = load_tokenizer(spec, place).get_vocab(), self.tokenizer.get_vocab()
-        if theirs != ours:
-            apart = sum(theirs.get(word) != number for word, number in ours.items())
-            what = f"its vocabulary is not that of {spec.path}: {apart} of {len(ours)} tokens differ"
-            raise UserError(Problem(spec.teacher, what, menu.MEND))
+        same_tokens(spec, place, spec.teacher, self.tokenizer, menu.MEND)
         held = torch.bfloat16 if spec.teacher_dtype == "bf16" else torch.float32
         model = self._load(place, held).requires_grad_(False).eval().to(self.device)
         decoder = self._decoder(model) if self.layout == "shared" else None

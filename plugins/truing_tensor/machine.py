@@ -10,15 +10,20 @@ from functools import cache
 
 import torch
 
+from truing.errors import Problem, UserError
+
 _NARROW = 128
 """below this width of its hidden states a model gains nothing from bfloat16 and loses digits: casting takes the time
 that products save"""
 
 
 def device_for(wanted: str) -> torch.device:
-    """Where a model runs. wanted: "cpu", or else an accelerator, if there is one: of several, that of this process."""
+    """Where a model runs. wanted: "cpu", or else an accelerator, if there is one: of several, that of this process.
+    Raises UserError if there is none and "cuda" is wanted."""
     found = None if wanted == "cpu" else torch.accelerator.current_accelerator(check_available=True)
     if found is None:
+        if wanted == "cuda":
+            raise UserError(Problem("device", "there is no GPU here that torch can use", 'set device = "auto"'))
         return torch.device("cpu")
     return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0"))) if found.type == "cuda" else found
 

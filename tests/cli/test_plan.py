@@ -271,6 +271,21 @@ def test_what_a_critic_and_a_reward_model_hold_as_one_with_the_policy_is_counted
     assert critic["seconds"]["layers"] > head["seconds"]["layers"]
 
 
+def test_of_models_that_are_offloaded_the_largest_is_counted_beyond_what_a_step_gives_back(told):
+    start = told(
+        phase("scratch-lm", start="phase.sft.", loss="simpo", width=128, layers=6, heads=2),
+        phase("reward-model", start="phase.reward.", loss="bradley-terry", path="@sft"),
+        learned_by_ppo("here", None),
+        learned_by_ppo("away", None, offload=True),
+    )
+    here, away = (each["memory"] for each in start[2:])
+    passing = sum(away[part] for part in ("activations", "unused heap", "vocabulary"))
+    assert "scorers" not in away
+    assert here["scorers"] > passing
+    assert away["offloaded"] == here["scorers"] - passing
+    assert start[3]["peak"] < start[2]["peak"]
+
+
 def test_a_named_reference_is_counted_by_its_own_shape(told):
     small, large = ({"width": 32, "layers": layers, "heads": 2} for layers in (1, 5))
     one, two, three = told(

@@ -216,16 +216,12 @@ def test_by_every_seed_completions_two_versions_old_are_worth_what_fresh_ones_ar
         assert abs(old[STEPS] - fresh[STEPS]) < 0.02
 
 
-def test_the_correction_is_what_keeps_learning_from_completions_eight_versions_old_stable(curves: Curves) -> None:
-    corrected, uncorrected = curves["eight-old"], curves["eight-old-uncorrected"]
-    assert end(uncorrected) < fmean(curve[0] for curve in uncorrected)
-    for with_it, without in zip(corrected, uncorrected, strict=True):
-        assert with_it[FEWER] > max(with_it[0], without[FEWER])
-
-
-def end(curves: Sequence[Curve]) -> float:
-    """Where the curves of all seeds end on average."""
-    return fmean(curve[max(curve)] for curve in curves)
+def test_by_every_seed_completions_eight_versions_old_teach_with_the_correction_and_a_tenth_less_without(
+    curves: Curves,
+) -> None:
+    for corrected, uncorrected in zip(curves["eight-old"], curves["eight-old-uncorrected"], strict=True):
+        assert corrected[FEWER] > corrected[0]
+        assert corrected[FEWER] - uncorrected[FEWER] > 0.1
 
 
 # The table
