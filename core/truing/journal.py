@@ -30,7 +30,6 @@ from truing.recipe import Recipe
 from truing.until import Mark, Watched
 from truing.whole import corrupt, crc_of, link, put, sum_up, write_whole
 
-FORMAT = 1
 GROUPS = "groups.jsonl"
 MEMORY = "loss.json"
 """what a loss remembers: in a checkpoint, and beside the model that was made"""
@@ -41,7 +40,7 @@ _SEAL = b',"crc32":"'
 class RunFile(msgspec.Struct, kw_only=True, frozen=True):
     """run.json. status: running, finished, failed or interrupted; `running` with a dead process was killed."""
 
-    format: int = FORMAT
+    format: int = 1
     name: str
     status: str
     reason: str = ""
@@ -55,6 +54,8 @@ class RunFile(msgspec.Struct, kw_only=True, frozen=True):
     about: str = (
         "A run of truing. `truing resume` on this folder goes on where it stopped; events.jsonl tells what happened."
     )
+    crc32: str = ""
+    """of what the others say"""
 
 
 class Position(msgspec.Struct, kw_only=True, frozen=True):
@@ -107,23 +108,43 @@ class Journal:
         else:
             raise UserError(Problem(str(root), "a hundred runs began here this second"))
         journal = cls(folder)
-        journal._put("recipe.toml", recipe.text.encode())
-        journal._put("resolved.toml", msgspec.toml.encode(recipe.resolved()))
-        journal.write(_run_file(recipe, versions))
+        put(folder / "recipe.toml", recipe.text.encode())
+        put(folder / "resolved.toml", msgspec.toml.encode(recipe.resolved()))
+        journal.write(
+            RunFile(
+                name=recipe.name,
+                status="running",
+                started=datetime.now().astimezone().isoformat(timespec="seconds"),
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                place=os.getcwd(),
+                digest=recipe.digest(),
+                versions=versions,
+            )
+        )
         return journal
 
     def read(self) -> RunFile:
-        """run.json as it stands."""
+        """run.json as it stands; one without a sum is believed."""
         try:
-            return msgspec.json.decode((self.folder / "run.json").read_bytes(), type=RunFile)
+            run = msgspec.json.decode((self.folder / "run.json").read_bytes(), type=RunFile)
+            bare = msgspec.structs.replace(run, crc32="")
+            if run.crc32 not in ("", _crc_of(bare)):
+                raise msgspec.DecodeError
+            return bare
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             raise UserError(
-                Problem(str(self.folder), "this is no run folder", "name a folder that `truing run` made")
+                Problem(
+                    str(self.folder),
+                    "this is no run folder: its run.json is missing, or not what was written",
+                    "name a folder that `truing run` made",
+                )
             ) from None
 
     def write(self, run: RunFile) -> None:
         """Replace run.json, whole. Raises RunFailed when the disk does not take it."""
-        self._put("run.json", msgspec.json.format(msgspec.json.encode(run), indent=2))
+        whole = msgspec.json.encode(msgspec.structs.replace(run, crc32=_crc_of(run)))
+        put(self.folder / "run.json", msgspec.json.format(whole, indent=2))
 
     def mark(self, status: str, reason: str = "") -> None:
         """Set the status of the run, and make this process its owner."""
@@ -145,10 +166,7 @@ class Journal:
                     return
                 place += len(line)
                 self._read = number + 1, place
-                if number < start:
-                    continue
-                event = _read(line)
-                if isinstance(event, Event):
+                if number >= start and isinstance(event := _read(line), Event):
                     yield number, event
 
     def spoiled(self) -> list[int]:
@@ -184,9 +202,6 @@ class Journal:
     def phase(self, name: str) -> PhaseFolder:
         """The folder of one phase."""
         return PhaseFolder(self.folder / name)
-
-    def _put(self, name: str, content: bytes) -> None:
-        put(self.folder / name, content)
 
 
 class PhaseFolder:
@@ -305,8 +320,8 @@ class PhaseFolder:
         return self.data / GROUPS, len(rows)
 
     def _all(self) -> list[Path]:
-        found = [path for path in self._checkpoints.glob("step-*") if path.name[5:].isdigit()]
-        return sorted(found, key=lambda path: int(path.name[5:]))
+        steps = {path.name[5:]: path for path in self._checkpoints.glob("step-*")}
+        return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int)]
 
 
 def _read(line: bytes) -> Event | Literal[False] | None:
@@ -320,14 +335,5 @@ def _read(line: bytes) -> Event | Literal[False] | None:
         return False
 
 
-def _run_file(recipe: Recipe, versions: dict[str, str]) -> RunFile:
-    return RunFile(
-        name=recipe.name,
-        status="running",
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        place=os.getcwd(),
-        digest=recipe.digest(),
-        versions=versions,
-    )
+def _crc_of(run: RunFile) -> str:
+    return crc_of(msgspec.json.encode(run)).decode()

@@ -44,6 +44,7 @@ from truing.fields import (
 from truing.run import Run, Stopped
 from truing.stage import Encoded, Loss, Optimizer
 from truing_model import plugin
+from truing_model.activations import checkpointed, keeping
 from truing_model.costs import costs_of, tokens_at_once
 from truing_model.crew import Alone, Crew, attached, filled, in_turns
 from truing_model.encode import Encoder
@@ -84,6 +85,7 @@ class CausalLm:
             whose = " and ".join(filter(None, (spec.path, spec.reference)))
             self._say(f"code that comes with the model {whose} is being run: trust_remote_code = true")
         self.device = device_for(spec.device)
+        kept = keeping(spec, self.device)
         self.path = run.resolve(spec.path)
         self.bf16 = computes_in_bf16(spec.dtype, self.device.type, width_of(spec, self.path))
         self.tokenizer = load_tokenizer(spec, self.path)
@@ -103,11 +105,7 @@ class CausalLm:
             same_tokens(spec, self.reference_path, spec.reference, self.tokenizer)
         self.store = self._open_store(base) if LOGPROBS_REF in run.wanted else None
         if spec.gradient_checkpointing:
-            # The older name goes in transformers 6, the newer came in 5.2x.
-            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            if decoder:
-                decoder.checkpointing = True
+            checkpointed(base, decoder)
         heads = self._heads(base)
         load_heads(Path(self.path), heads)
         model = add_lora(base, spec) if spec.lora_rank else base
@@ -119,7 +117,7 @@ class CausalLm:
         own = [Offload(self.network, self.device, run.phase_folder)] if spec.offload else []
         self.offloaded = {MODEL: own, REFERENCE: list[Offload]()}
         self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
-        self.learner = Learner(self._as)
+        self.learner = Learner(self._as, kept)
         self.crew: Crew = Alone(self.learner)
         let_go_of_freed_memory()
 

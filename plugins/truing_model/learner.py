@@ -7,7 +7,7 @@ Nothing here knows of losses: what comes in is a piece, and then the gradient of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +36,12 @@ class Whole(NamedTuple):
 
 
 class Learner:
-    """The learning of one process. share: which part of the weights it holds, of how many. steps: taken so far."""
+    """The learning of one process. share: which part of the weights it holds, of how many. steps: taken so far.
+    keeping: what stands around a pass that gradients follow."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, keeping: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self._networks = networks
+        self._keeping = keeping
         self._make_door: Callable[[nn.Module], nn.Module] = Door
         self._doors: dict[int, nn.Module] = {}
         self._outputs = Batch()
@@ -76,7 +78,8 @@ class Learner:
             torch.manual_seed(seed)
         # What DistributedDataParallel reads, and sets itself where a `with` can stand around both passes.
         self._through.require_backward_grad_sync = last
-        self._outputs = Batch(self._through(piece))
+        with self._keeping():
+            self._outputs = Batch(self._through(piece))
         return Batch({key: value.detach() for key, value in self._outputs.items()})
 
     def backward(self, gradients: Batch) -> None:

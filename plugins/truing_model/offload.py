@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_wrapped
 
 from truing.errors import Problem, UserError
 from truing_tensor.machine import let_go_of_freed_memory
@@ -91,7 +92,7 @@ class Offload:
     def _tensors(self) -> Sequence[Tensor]:
         weights = list(self._network.parameters())
         kept = self.optimizer.state if self.optimizer else {}
-        slots = [slot for weight in weights for slot in kept.get(weight, {}).values()]
+        slots = [part for weight in weights for slot in kept.get(weight, {}).values() for part in _parts(slot)]
         # A step's number is read by the host each time.
         return [*weights, *(slot for slot in slots if isinstance(slot, Tensor) and slot.numel() > 1)]
 
@@ -126,6 +127,11 @@ class Offload:
         return {
             id(value): _Place(value, _at(pages, at, value), pages) for value, at in zip(tensors, starts, strict=True)
         }
+
+
+def _parts(slot: Tensor) -> Sequence[Tensor]:
+    """The tensors that one is made of: of eight bits, codes and scales."""
+    return [getattr(slot, name) for name in slot.__tensor_flatten__()[0]] if is_wrapped(slot) else [slot]
 
 
 def _at(pages: mmap.mmap, start: int, like: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ from truing.fields import (
 from truing.recipe import Phase
 from truing.stage import Estimate, ModelSpec
 from truing_model import plugin
+from truing_model.activations import keeping
 from truing_model.encode import Encoder
 from truing_model.head import CHUNK, KEPT
 from truing_model.layout import cut_into_pieces, lengths_of
@@ -77,6 +78,7 @@ def plan(
         return None
     tokenizer, config = _opened(source)
     outline = Outline(spec, source, config, _needs(phase), _device(spec))
+    keeping(spec, outline.device)
     # Before anything is tried: what has been imported by now is what a run imports.
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
     cut = _steps(outline, tokenizer, batches, phase)
@@ -108,7 +110,7 @@ def plan(
         free=_free(outline.device),
         tokens=fmean(len(step.batch[PROMPT_TOKENS]) + len(step.batch[TOKENS]) for step in cut),
         seconds={"step": sum(shares.values()), **shares, "phase": steps * sum(shares.values()) + looked},
-        notes=_notes(outline, largest, phase),
+        notes=_notes(outline, largest, phase, tried),
     )
 
 
@@ -327,7 +329,7 @@ def _needs(phase: Phase) -> Fields:
     return wanted(phase) | (inside.requires() if inside else fields())
 
 
-def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
+def _notes(outline: Outline, largest: Piece, phase: Phase, tried: Tried) -> list[str]:
     """What the numbers stand on."""
     where = torch.cuda.get_device_name() if outline.device.type == "cuda" else outline.device.type
     how = f"{'bf16' if outline.bf16 else 'fp32'}, {'shared' if outline.shared else 'plain'} rows"
@@ -338,6 +340,8 @@ def _notes(outline: Outline, largest: Piece, phase: Phase) -> list[str]:
         found.append(f"code that comes with the model {getattr(outline.source, 'path', '')} was run for this")
     if outline.spec.processes > 1:
         found.append(f"of the first of {outline.spec.processes} processes; what passes between them takes more time")
+    if tried.away:
+        found.append(f"{tried.away / 2**20:,.0f} MiB of activations wait in the machine's memory, and travel twice")
     if phase.generator:
         found.append("completions as long as they may be; the time that sampling and scoring take is not in it")
     if outline.narrower > 1:

@@ -84,7 +84,7 @@ def load_state(
             if str(index) in kept:
                 alike = kept.shape(str(index)) == list(value.shape)
                 found = kept.of(str(index), value if alike else None, share)
-                slots[index][slot] = like(value, found.to(local(value))) if alike else found
+                slots[index][slot] = like(value, found.to(value.device)) if alike else found
     for key, value in plain["numbers"].items():
         index, _, slot = key.partition(".")
         slots[int(index)][slot] = value

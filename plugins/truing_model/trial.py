@@ -73,24 +73,25 @@ class Size(NamedTuple):
 
 class Tried(NamedTuple):
     """What a trial gave, for all layers over one piece: seconds to learn and to look without gradients, bytes that are
-    kept, and those of one layer alone."""
+    kept, those of one layer alone, and those that wait in the machine's memory instead."""
 
     learn: float
     look: float
     kept: float
     layer: float
+    away: float
 
 
 class Moved(NamedTuple):
-    """What an optimizer takes: seconds per weight, and numbers it keeps per weight and per tensor."""
+    """What an optimizer takes: seconds per weight, and bytes it keeps per weight and per tensor."""
 
     seconds: float
     state: float
     scalars: float
 
     def bytes(self, weights: int, tensors: int) -> int:
-        """What it keeps, in fp32 as the weights that learn."""
-        return round(4 * (self.state * weights + self.scalars * tensors))
+        """What it keeps."""
+        return round(self.state * weights + self.scalars * tensors)
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,13 @@ class Outline:
         bytes_kept = first[0] + (deep - 1) * more[0]
         if self.spec.gradient_checkpointing:
             between = rows * self.config.get_text_config().hidden_size * (2 if self.bf16 and self.spec.lora_rank else 4)
-            return Tried(learn + look, look, deep * between + more[0], more[0])
-        return Tried(learn, look, bytes_kept, more[0])
+            return self._where(learn + look, look, deep * between, more[0], again=more[0])
+        return self._where(learn, look, bytes_kept, more[0], again=0.0)
+
+    def _where(self, learn: float, look: float, kept: float, layer: float, again: float) -> Tried:
+        """again: bytes of a layer that is computed twice."""
+        offload = self.spec.activation_offload
+        return Tried(learn, look, again + (0.0 if offload else kept), layer, kept if offload else 0.0)
 
     def _copies(self, network: Network) -> int:
         """Bytes of the copies in bfloat16 that are kept of matrices held in fp32, while they are computed with."""
@@ -216,10 +222,11 @@ class Outline:
             optimizer.step()
 
         (seconds,) = self._seconds(move)
-        slots = [value for state in optimizer.state.values() for value in state.values() if hasattr(value, "numel")]
+        kept = optimizer.state_dict()["state"].values()
+        slots = [value for state in kept for value in state.values() if hasattr(value, "numel")]
         count = sum(weight.numel() for weight in weights.values())
-        scalars = sum(value.numel() == 1 for value in slots) / len(weights)
-        state = sum(value.numel() for value in slots if value.numel() > 1) / count
+        scalars = sum(value.nbytes for value in slots if value.numel() == 1) / len(weights)
+        state = sum(value.nbytes for value in slots if value.numel() > 1) / count
         return Moved(seconds / count, state, scalars)
 
     def head(self, rows: int) -> tuple[float, float]:

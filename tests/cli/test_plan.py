@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def test_parameters_and_what_the_optimizer_keeps_are_exact(told, here, options):
     assert estimate["memory"]["optimizer"] == kept
 
 
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed: pip install 'truing[eight-bit]'")
+def test_an_optimizer_of_eight_bits_is_planned_at_a_quarter(told):
+    recipe = phase("scratch-lm", width=128, layers=2, heads=2)
+    whole, eight = (told(recipe.replace('"adamw"', f'"adamw"\nbits = {bits}'))[0]["memory"] for bits in (32, 8))
+    # A code for each number, and four bytes for each block of 256.
+    assert eight["optimizer"] == pytest.approx(whole["optimizer"] * (1 + 4 / 256) / 4, rel=0.01)
+
+
 def test_a_copy_of_the_model_is_counted_only_where_it_answers_as_the_reference(told):
     full, lora, sft = (
         told(phase("scratch-lm", loss=loss, **SHAPE, **more))[0]["memory"].get("reference", 0)
@@ -173,6 +182,30 @@ def test_checkpointed_layers_keep_less_and_take_longer(told):
         for more in ({}, {"gradient_checkpointing": True})
     )
     assert checkpointed["memory"]["activations"] < whole["memory"]["activations"] / 3
+
+
+def test_what_waits_elsewhere_is_counted_there(told, here):
+    import torch
+    from msgspec.structs import replace
+
+    from truing_model.planning import _opened
+    from truing_model.trial import Outline
+
+    told(phase("scratch-lm", loss="simpo", batch=20, **SHAPE))
+    found, model = built(here)
+    batch = all_rows(found, model)
+    kept, away = {}, {}
+    for checkpointing in (False, True):
+        for offload, tried in ((False, kept), (True, away)):
+            spec = replace(found.model, gradient_checkpointing=checkpointing, activation_offload=offload)
+            outline = Outline(spec, spec, _opened(spec)[1], frozenset(), torch.device("cpu"))
+            tried[checkpointing] = outline.tried(batch, 1000)
+        assert kept[checkpointing].away == 0
+        # A layer that is computed again is on the GPU meanwhile.
+        again = away[checkpointing].layer if checkpointing else 0
+        assert away[checkpointing].kept == pytest.approx(again)
+        assert away[checkpointing].away == pytest.approx(kept[checkpointing].kept - again)
+    assert 0 < away[True].away < away[False].away
 
 
 def test_what_is_kept_for_the_backward_pass_grows_with_layers_as_it_really_does(told, here):

@@ -17,6 +17,7 @@ import torch
 
 from truing.cli.app import run as command
 from truing.journal import Journal
+from truing_model.learner import Learner
 
 SECONDS = 120.0
 """the longest that anything here may take on a busy machine"""
@@ -94,6 +95,23 @@ class Launched:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+
+def stop_at(step: int) -> Callable[[int], None]:
+    """Processes that a launcher asks to stop after a step, all of them."""
+
+    def prepare(rank: int) -> None:
+        move = Learner.move
+
+        def moved(learner: Learner) -> float:
+            rate = move(learner)
+            if learner.steps == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return rate
+
+        Learner.move = moved
+
+    return prepare
 
 
 def run_folder(folder: Path) -> Path:

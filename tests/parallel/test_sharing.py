@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.parallel.launching import Launched, metrics, run_folder
+from tests.parallel.launching import Launched, metrics, run_folder, stop_at
 from torch.distributed.tensor import DTensor
 
 from truing_model.learner import Learner
@@ -99,20 +98,3 @@ def test_what_four_processes_wrote_two_go_on_from_and_then_one(launch: Launch, t
     expected, found = metrics(run_folder(tmp_path / "alone")), metrics(folder)
     assert found.keys() == expected.keys()
     assert all(found[step]["loss"] == pytest.approx(expected[step]["loss"], abs=1e-5) for step in expected)
-
-
-def stop_at(step: int) -> Callable[[int], None]:
-    """Processes that a launcher asks to stop after a step, all of them."""
-
-    def prepare(rank: int) -> None:
-        move = Learner.move
-
-        def moved(learner: Learner) -> float:
-            rate = move(learner)
-            if learner.steps == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return rate
-
-        Learner.move = moved
-
-    return prepare
