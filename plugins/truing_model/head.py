@@ -18,7 +18,7 @@ from torch import Tensor
 
 from truing_tensor.products import filled, product, product_over
 
-CHUNK = 512
+CHUNK = 256
 """tokens whose logits exist at a time"""
 KEPT = 128 * 2**20
 """bytes of log-softmax that may wait for the backward pass"""
@@ -81,7 +81,7 @@ class TokenLogprobs(torch.autograd.Function):
         matrix = weight.to(ctx.compute)
         of_logprobs, of_entropies = map(filled, gradients[:2])
         to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(matrix) if ctx.needs_input_grad[1] else None
+        to_weight: Tensor | None = None
         for number, logs in enumerate(kept):
             at = slice(number * CHUNK, (number + 1) * CHUNK)
             part = hidden[at].to(ctx.compute)
@@ -93,9 +93,10 @@ class TokenLogprobs(torch.autograd.Function):
             to_logits.scatter_add_(1, targets[at, None], of_logprob)
             to_logits = to_logits.to(ctx.compute)
             to_hidden[at] = product(to_logits, matrix)
-            if to_weight is not None:
-                to_weight += product_over(to_logits, part)
-        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+            if ctx.needs_input_grad[1]:
+                found = product_over(to_logits, part)
+                to_weight = found if to_weight is None else to_weight.add_(found)
+        to_weight = None if to_weight is None else to_weight.to(weight.dtype).contiguous()
         return to_hidden[: len(gradients[0])], to_weight, None, None, None, None
 
 

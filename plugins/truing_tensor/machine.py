@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -74,9 +76,30 @@ def give_freed_memory_back() -> None:
     _tune_heap(trim=2**17, apart=2**18)
 
 
+@contextmanager
+def apart_from_the_heap() -> Iterator[None]:
+    """What is asked for meanwhile and is large lies apart from the heap. What stays for good would lie in what a step
+    freed, and leave the next one no room there."""
+    before = _APART[-1]
+    _tune({_MMAP_THRESHOLD: 2**17})
+    try:
+        yield
+    finally:
+        _tune({_MMAP_THRESHOLD: before})
+
+
 def _tune_heap(trim: int, apart: int) -> None:
     """Set how many free bytes at its end a heap keeps, and from how many on a block lies apart from it."""
+    _tune({_MMAP_THRESHOLD: apart, _TRIM_THRESHOLD: trim})
+    _APART.append(apart)
+
+
+def _tune(values: Mapping[int, int]) -> None:
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3
-        for parameter, value in ((mmap_threshold, apart), (trim_threshold, trim)):
+        for parameter, value in values.items():
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_APART = [2**17]
+"""from how many bytes on a block lies apart, as it was set one time after another; glibc begins with the first"""

@@ -7,6 +7,7 @@ is asked only where rows come in whole multiples of ROWS, and a pass fills its r
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+
+from truing_tensor.machine import apart_from_the_heap
 
 ROWS = 128
 """of what number rows that oneDNN is asked for are a multiple: larger, more is computed in vain; smaller, more kernels
@@ -35,12 +38,12 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def product_over(left: Tensor, right: Tensor) -> Tensor:
-    """left [row, x]' @ right [row, y]."""
+    """left [row, x]' @ right [row, y], in whichever layout comes of it."""
     if not _suits(right):
         return left.T @ right
     # What stands on its side is copied first, so let that be the narrower one.
     if left.shape[1] > right.shape[1]:
-        return _by_onednn(right.T, left).T.contiguous()
+        return _by_onednn(right.T, left).T
     return _by_onednn(left.T, right)
 
 
@@ -87,7 +90,7 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_y = gradients[0].contiguous()
         to_x = product(of_y, weight) if ctx.needs_input_grad[0] else None
-        return to_x, product_over(of_y, x) if ctx.needs_input_grad[1] else None
+        return to_x, product_over(of_y, x).contiguous() if ctx.needs_input_grad[1] else None
 
 
 def _suits(rows: Tensor) -> bool:
@@ -97,5 +100,12 @@ def _suits(rows: Tensor) -> bool:
 
 
 def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
+    shape = (left.shape, left.stride(), right.shape, right.stride(), torch.get_num_threads())
+    with nullcontext() if shape in _MET else apart_from_the_heap():
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
+    _MET.add(shape)
     return found
+
+
+_MET: set[tuple[object, ...]] = set()
+"""shapes for which kernels have been compiled"""
