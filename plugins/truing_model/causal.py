@@ -45,6 +45,7 @@ from truing.run import Run, Stopped
 from truing.stage import Encoded, Loss, Optimizer
 from truing_model import plugin
 from truing_model.activations import checkpointed, keeping
+from truing_model.by_group import of_groups
 from truing_model.costs import costs_of, tokens_at_once
 from truing_model.crew import Alone, Crew, attached, filled, in_turns
 from truing_model.encode import Encoder
@@ -184,9 +185,11 @@ class CausalLm:
 
     def measure(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """The loss's terms and metrics on a batch, without learning. Raises Stopped."""
-        sums = StepSums(counts_of(batch))
-        sums.look(loss, batch, self._look(batch))
-        return sums.report()
+        sums, outputs = StepSums(counts_of(batch)), self._look(batch)
+        # The whole comes last: whoever watches what a loss is handed is left with that.
+        told = of_groups(loss, batch, outputs)
+        sums.look(loss, batch, outputs)
+        return told | sums.report()
 
     def weights(self) -> ModelWeights:
         """Its weights as they are now; they are read before the next step is learned."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truing.fields import CHOSEN, GROUP, REJECTED, STRATUM, Batch
+from truing.fields import Batch
 from truing.stage import Loss, LossValue, Term
-from truing_tensor.groups import count, take, take_completions
+from truing_tensor.groups import by_stratum, count
 
 
 class GroupDro:
@@ -52,23 +52,6 @@ class GroupDro:
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what was kept."""
         self.weights = dict(kept["weights"])
-
-
-def by_stratum(batch: Batch) -> dict[str, Batch]:
-    """The pairs of each group of people as a batch of their own, with the completions and prompts that they compare."""
-    found: dict[str, Batch] = {}
-    for name in dict.fromkeys(batch[STRATUM]):
-        mine = torch.tensor([stratum == name for stratum in batch[STRATUM]])
-        pairs = batch.put_all({key: _picked(value, mine) for key, value in batch.items() if key.dims == "pair"})
-        compared = torch.zeros(count(batch, "seq"), dtype=torch.bool)
-        compared[torch.cat([pairs[CHOSEN], pairs[REJECTED]])] = True
-        kept = take_completions(pairs, compared)
-        found[name] = take(kept, torch.unique(kept[GROUP]).tolist())
-    return found
-
-
-def _picked(values: Any, mine: Tensor) -> Any:
-    return values[mine] if isinstance(values, Tensor) else [values[at] for at in torch.nonzero(mine)[:, 0].tolist()]
 
 
 def _total(terms: Mapping[str, Term], batch: Batch) -> Tensor:

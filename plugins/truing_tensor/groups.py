@@ -12,7 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truing.fields import BELONGS, CHOSEN, COMPLETIONS, GROUP, IDS, PROMPTS, REJECTED, STEP_SEQ, Batch, Field, Group
+from truing.fields import (
+    BELONGS,
+    CHOSEN,
+    COMPLETIONS,
+    GROUP,
+    IDS,
+    PROMPTS,
+    REJECTED,
+    STEP_SEQ,
+    STRATUM,
+    Batch,
+    Field,
+    Group,
+)
 from truing.groups import COUNTED_BY
 
 
@@ -81,6 +94,19 @@ def take_along(batch: Batch, dim: str, kept: Tensor) -> Batch:
     kept [dim]: which."""
     chosen = {every: torch.arange(count(batch, every)) for every in COUNTED_BY}
     return _picked(batch, {**chosen, dim: torch.nonzero(kept).flatten()}, chosen)
+
+
+def by_stratum(batch: Batch) -> dict[str, Batch]:
+    """The pairs of each group of people as a batch of their own, with the completions and prompts that they compare."""
+    found: dict[str, Batch] = {}
+    for name in dict.fromkeys(batch[STRATUM]):
+        mine = torch.tensor([stratum == name for stratum in batch[STRATUM]])
+        pairs = take_along(batch, "pair", mine)
+        compared = torch.zeros(count(batch, "seq"), dtype=torch.bool)
+        compared[torch.cat([pairs[CHOSEN], pairs[REJECTED]])] = True
+        kept = take_completions(pairs, compared)
+        found[name] = take(kept, torch.unique(kept[GROUP]).tolist())
+    return found
 
 
 def places(batch: Batch, groups: Sequence[int]) -> Mapping[str, Tensor]:

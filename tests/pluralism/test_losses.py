@@ -31,14 +31,15 @@ from truing.fields import (
 from truing.run import Run
 from truing.stage import LossValue, ScorerSpec
 from truing.testing import check_imports, check_spec, recipe
+from truing_model.by_group import of_groups
 from truing_model.step import StepSums, counts_of
-from truing_pluralism.dro import by_stratum
 from truing_pluralism.menu_groups import GroupDro, MaxMin
 from truing_pluralism.menu_losses import LOSSES, BradleyTerryConditioned, BradleyTerryNormal
 from truing_pluralism.menu_planted import PlantedAnnotators
 from truing_pluralism.planted import PlantedPeople
 from truing_preference.menu_pairs import Dpo
 from truing_reward.menu_losses import BradleyTerry
+from truing_tensor.groups import by_stratum
 from truing_tensor.testing import made_up
 
 NOBODY: Any = None
@@ -168,6 +169,21 @@ def test_two_groups_that_compare_the_same_two_answers_are_told_apart() -> None:
     assert {name: part[IDS] for name, part in parts.items()} == {"north": ["a"], "south": ["a", "c"]}
     assert parts["south"][CHOSEN].tolist() == [1, 2]
     assert parts["south"][REJECTED].tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("spec", [BradleyTerry(), GroupDro(loss=BradleyTerry())])
+def test_a_look_tells_accuracy_and_calibration_of_each_group_and_the_worst_accuracy(spec: Any) -> None:
+    batch = grouped([1.0, 0.0, 2.0, 0.0, 1.0, 0.0], ["north", "south", "south"])
+    batch = batch.put(SCORES, batch[SCORES].detach()).only(frozenset(batch) - {SOFT})
+    loss = spec.build(NOBODY)
+    told = of_groups(loss, batch, batch.only(frozenset([SCORES])))
+    one, two = (1 / (1 + math.exp(-apart)) for apart in (1, 2))
+    assert (told["accuracy/north"], told["accuracy/south"], told["worst/accuracy"]) == (1, 0.5, 0.5)
+    assert told["nll/south"] == pytest.approx(-(math.log(1 - two) + math.log(one)) / 2)
+    # In bins of their own: the one is right and not sure enough, the other wrong and sure.
+    assert told["calibration/north"] == pytest.approx(1 - one)
+    assert told["calibration/south"] == pytest.approx(((1 - one) + two) / 2)
+    assert of_groups(loss, batch.put(STRATUM, ["north"] * 3), batch.only(frozenset([SCORES]))) == {}
 
 
 def test_a_loss_that_looks_after_the_worst_group_serves_a_small_one_better() -> None:
