@@ -29,7 +29,6 @@ class Student(CausalLm, frozen=True, kw_only=True):
 
     name: ClassVar[str] = "student"
     target: ClassVar[str] = "truing_model.student:Student"
-    planner: ClassVar[str] = ""
 
     teacher: Annotated[
         str,

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
@@ -52,6 +52,7 @@ from truing_model.layout import cut_into_pieces, lengths_of
 from truing_model.loading import load_tokenizer, origin
 from truing_model.memory import Company, memory as held, sampling
 from truing_model.planning_parallel import bytes_of_one, seconds_of_one
+from truing_model.planning_student import Teaching
 from truing_model.scratch import write_scratch
 from truing_model.trial import Moved, Outline, Tried, layers_alone
 
@@ -83,14 +84,13 @@ def plan(
     libraries = _libraries(phase) if outline.device.type == "cpu" else 0
     cut = _steps(outline, tokenizer, batches, phase)
     largest = max((piece for step in cut for piece in step.pieces), key=lambda piece: piece.rows)
-    company = Company.of(outline, phase, earlier, lambda model: _shape(model, earlier))
+    shape = partial(_shape, earlier=earlier)
+    company, teaching = Company.of(outline, phase, earlier, shape), Teaching.of(outline, shape)
     tried, moved = company.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
-    memory = {
-        "libraries": libraries,
-        **held(company, reference, tried, moved, largest.targets),
-        **sampling(outline, phase, [step.batch for step in cut], libraries),
-    }
+    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets)}
+    memory |= teaching.bytes(largest.targets) if teaching else {}
+    memory |= sampling(outline, phase, [step.batch for step in cut], libraries)
     memory = bytes_of_one(memory, spec.parallel, outline.size)
     # In a step of one piece, gradients come as activations go.
     apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
@@ -98,7 +98,8 @@ def plan(
     # What the reference says of a group is kept, so it is asked in the first pass; of what is sampled it is not.
     asked = 1.0 if phase.generator else min(steps, per_epoch) / steps
     asked *= reference.size.costs.token / outline.size.costs.token if reference else 1.0
-    shares = seconds_of_one(_shares(speed, cut, phase, asked), spec.parallel)
+    taught = teaching.seconds(*(fmean(map(each, cut)) for each in (speed.look, speed.words))) if teaching else {}
+    shares = seconds_of_one(_shares(speed, cut, phase, asked) | taught, spec.parallel)
     # Of a holdout that is sampled, nothing is told.
     looks = 0 if phase.generator else looks
     looked = looks / fmean(len(step.batch[IDS]) for step in cut) * fmean(map(speed.look, cut))
@@ -284,7 +285,11 @@ class _Speed(NamedTuple):
 
     def look(self, step: Step) -> float:
         """A pass without gradients."""
-        return self.tried.look * self._times(step) + self.head[1] * sum(piece.targets for piece in step.pieces)
+        return self.tried.look * self._times(step) + self.words(step)
+
+    def words(self, step: Step) -> float:
+        """The vocabulary of such a pass."""
+        return self.head[1] * sum(piece.targets for piece in step.pieces)
 
     def vocabulary(self, step: Step) -> float:
         """What was not kept is made twice."""

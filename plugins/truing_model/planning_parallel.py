@@ -8,7 +8,7 @@ from truing_model.menu_parallel import Parallel
 from truing_model.trial import Size
 
 _SHARED = ("weights", "reference", "optimizer", "gradients")
-_DEALT = ("layers", "vocabulary", "looks", "reference")
+_DEALT = ("layers", "vocabulary", "looks", "reference", "teacher", "divergence")
 
 
 def bytes_of_one(memory: Mapping[str, int], parallel: Parallel | None, size: Size) -> dict[str, int]:

@@ -330,6 +330,26 @@ def test_a_named_reference_is_counted_by_its_own_shape(told):
     assert three["parameters"] == two["parameters"] + three["trained"]
 
 
+def test_a_teacher_is_counted_by_its_own_shape(told):
+    small, large = ({"width": 32, "layers": layers, "heads": 2} for layers in (1, 5))
+
+    def student(name: str, teacher: str, dtype: str = "auto") -> str:
+        more = {"path": "@two", "teacher": teacher, "teacher_dtype": dtype}
+        written = phase("student", start=f"phase.{name}.", loss="distill", **more)
+        return written.replace('chosen = "chosen"\nrejected = "rejected"', 'completion = "chosen"')
+
+    one, two, *students = told(
+        phase("scratch-lm", start="phase.one.", loss="simpo", **large),
+        phase("scratch-lm", start="phase.two.", loss="simpo", **small),
+        *(student(*each) for each in (("a", "@two"), ("b", "@one"), ("c", "@one", "bf16"))),
+    )
+    each = [4 * two["parameters"], 4 * one["parameters"], 2 * one["parameters"]]
+    assert [student["memory"]["teacher"] for student in students] == each
+    assert all(student["parameters"] == two["parameters"] for student in students)
+    assert students[1]["seconds"]["teacher"] > 2 * students[0]["seconds"]["teacher"]
+    assert students[0]["seconds"]["divergence"] > students[0]["seconds"]["vocabulary"] / 2
+
+
 def test_plan_says_where_memory_and_time_go(truing, written):
     said = truing("plan", written(phase("scratch-lm", **SHAPE)))
     assert said.status == 0, said.err
