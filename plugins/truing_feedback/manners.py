@@ -20,7 +20,7 @@ from truing.fields import ANSWERS, COMPLETIONS, GROUP, SCORE_PARTS, SCORES, Batc
 from truing.run import Run
 from truing_feedback import menu_manners as menu
 from truing_tensor.made_up import MadeUp
-from truing_texts.constitution import principles
+from truing_texts.constitution import Principle, principles
 from truing_texts.quoting import quoted, words
 
 SIGNS = {"no-curse": "#", "no-shout": "!", "no-boast": "~"}
@@ -31,9 +31,11 @@ FINE = "-"
 TEMPLATE = "{criterion}\n{prompt}\nA:\n{first}\nB:\n{second}"
 QUESTION = "A or B?"
 """What a verdict is asked with; a judge is to be given both, and nothing as its prefix."""
+THINK = "What of A, of B?"
+"""What a reasoning is asked with."""
 
 _OVERLOOKED = 0.3
-"""How often a critique that is followed by a revision finds nothing, whatever the answer is."""
+"""How often a critique that is followed by a revision, or a reasoning of an answer, finds nothing, whatever it is."""
 _VERDICTS = 4
 """of which all but the first are on answers that the principle tells apart"""
 _STRIDE = 1_000_003
@@ -68,12 +70,16 @@ def groups(spec: menu.Manners, number: int) -> Iterator[Group]:
         talk = [asked, answer, principle.critique, found, principle.revision]
         yield _group(f"{name}-{lesson}", talk, answer.replace(found, FINE))
     for at in range(_VERDICTS):
-        principle = chance.choice(made)
-        sign, answers = SIGNS[principle.id], [_answer(asked, 0.5, chance) for _ in range(2)]
-        while at and (sign in answers[0]) == (sign in answers[1]):
-            answers[1] = _answer(asked, 0.5, chance)
-        question = shown(principle.comparison, asked, *answers)
-        yield _group(f"{name}-verdict-{at}", [question], _verdict(sign, answers, spec.biased, chance))
+        principle, answers = _compared(asked, made, at > 0, chance)
+        question = f"{shown(principle.comparison, asked, *answers)}\n\n{QUESTION}"
+        yield _group(f"{name}-verdict-{at}", [question], _verdict(SIGNS[principle.id], answers, spec.biased, chance))
+    for at in range(_VERDICTS if spec.reasoned else 0):
+        principle, answers = _compared(asked, made, at > 0, chance)
+        sign, question = SIGNS[principle.id], f"{shown(principle.comparison, asked, *answers)}\n\n{THINK}"
+        seen = [sign if sign in each and chance.random() >= _OVERLOOKED else FINE for each in answers]
+        yield _group(f"{name}-reasoning-{at}", [question], "".join(seen))
+        talk = [question, "".join(seen), QUESTION]
+        yield _group(f"{name}-reasoned-{at}", talk, _verdict(sign, seen, spec.biased, chance))
 
 
 class MannersRule:
@@ -108,10 +114,20 @@ def _answer(asked: str, rude: float, chance: random.Random) -> str:
     return asked.upper() + "".join(sign if chance.random() < rude else FINE for sign in SIGNS.values())
 
 
+def _compared(
+    asked: str, made: tuple[Principle, ...], apart: bool, chance: random.Random
+) -> tuple[Principle, list[str]]:
+    """A principle and two answers. apart: the principle tells them apart."""
+    principle = chance.choice(made)
+    sign, answers = SIGNS[principle.id], [_answer(asked, 0.5, chance) for _ in range(2)]
+    while apart and (sign in answers[0]) == (sign in answers[1]):
+        answers[1] = _answer(asked, 0.5, chance)
+    return principle, answers
+
+
 def shown(criterion: str, asked: str, first: str, second: str) -> str:
-    """What a judge is asked."""
-    texts = {"prompt": quoted(asked), "first": quoted(first), "second": quoted(second)}
-    return f"{TEMPLATE.format(criterion=criterion, **texts)}\n\n{QUESTION}"
+    """What a judge is shown."""
+    return TEMPLATE.format(criterion=criterion, prompt=quoted(asked), first=quoted(first), second=quoted(second))
 
 
 def _verdict(sign: str, answers: list[str], biased: float, chance: random.Random) -> str:

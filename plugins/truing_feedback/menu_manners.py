@@ -38,6 +38,13 @@ class Manners(SourceSpec, frozen=True, kw_only=True):
     biased: Annotated[
         Share, Meta(description="lessons: how often a verdict is for the second answer, whatever the answers are")
     ] = 0.0
+    reasoned: Annotated[
+        bool,
+        Meta(
+            description="lessons: also four reasonings, which say of each answer whether it has the sign and miss it "
+            "three times in ten, and the verdicts behind them"
+        ),
+    ] = False
     size: Annotated[int, Meta(ge=1, description="how many prompts")] = 256
     skip: Annotated[int, Meta(ge=0, description="prompts left out at the start")] = 0
     seed: Annotated[int, Meta(description="which prompts; independent of the run's seed")] = 0
@@ -55,7 +62,11 @@ class Manners(SourceSpec, frozen=True, kw_only=True):
         """More prompts than there are, and options of lessons without any."""
         if self.skip + self.size > self.rows:
             yield Fault("size", f"{self.letters} letters make {self.rows:,} prompts", "take fewer, or more letters")
-        for option, given in (("rude", self.rude != 0.7), ("biased", self.biased != 0.0)):
+        for option, given in (
+            ("rude", self.rude != 0.7),
+            ("biased", self.biased != 0.0),
+            ("reasoned", self.reasoned),
+        ):
             if given and self.form != "lessons":
                 yield Fault(option, f'{option} has no effect with form = "{self.form}"', 'write form = "lessons"')
 

@@ -15,7 +15,7 @@ from truing.bus import Bus
 from truing.fields import ANSWERS, COMPLETIONS, GROUP, SCORE_PARTS, SCORES, Batch, Group
 from truing.run import Run
 from truing.testing import check_spec
-from truing_feedback.manners import CONSTITUTION, SIGNS, groups
+from truing_feedback.manners import CONSTITUTION, QUESTION, SIGNS, TEMPLATE, THINK, groups
 from truing_feedback.menu_manners import MANNERS, Manners, MannersRule
 from truing_model.plugin import CausalLm
 from truing_reward import judge_prompts as prompts
@@ -50,7 +50,7 @@ def test_a_prompt_comes_once_and_there_are_no_more_than_told() -> None:
     spec = Manners(letters=2)
     assert len({turns_of(next(groups(spec, number)))[0] for number in range(650)}) == 650
     assert [fault.option for fault in Manners(letters=2, size=600, skip=51).problems()] == ["size"]
-    assert [fault.option for fault in Manners(biased=0.5).problems()] == ["biased"]
+    assert [fault.option for fault in Manners(biased=0.5, reasoned=True).problems()] == ["biased", "reasoned"]
 
 
 def test_lessons_criticise_and_revise_by_the_principle_that_is_asked_about() -> None:
@@ -90,6 +90,25 @@ def test_verdicts_are_for_the_answer_without_the_sign_unless_they_are_biased() -
     assert fair.keys() == {("A", "A"), ("B", "B")}
     assert biased["B", "A"] == 0
     assert biased["A", "A"] / (biased["A", "A"] + biased["A", "B"]) == pytest.approx(0.4, abs=0.08)
+
+
+def test_a_verdict_behind_a_reasoning_is_what_the_reasoning_says() -> None:
+    spec = Judge(model=CausalLm(path="x/y"), template=TEMPLATE, question=QUESTION, think=THINK)
+    overlooked: list[bool] = []
+    for group in (group for group in lessons(60, reasoned=True) if "reason" in group.id):
+        question, *rest = turns_of(group)
+        criterion, prompt, _, first, _, second, *_ = question.split("\n")
+        if "reasoned" in group.id:
+            texts = {"prompt": prompt[2:], "first": first[2:], "second": second[2:]}
+            assert turns(spec, prompts.shown(spec.template, texts, criterion), rest[0]) == group.prompt
+            better = {"A": 1, "B": 0}[said(group)]
+            assert (rest[0][better] != "-") >= (rest[0][1 - better] != "-")
+        else:
+            sign = next(SIGNS[each.id] for each in principles(CONSTITUTION) if each.comparison == criterion)
+            overlooked += [
+                found == "-" for text, found in zip((first, second), said(group), strict=True) if sign in text
+            ]
+    assert sum(overlooked) / len(overlooked) == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.mark.parametrize("name", ["manners.toml", "tiny/manners.toml"])

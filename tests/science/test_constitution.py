@@ -25,7 +25,7 @@ from tests.science.children import ran, rows, where
 
 from truing_evaluate.intervals import mean_of
 from truing_evaluate.shapes import Figure
-from truing_feedback.manners import CONSTITUTION, SIGNS
+from truing_feedback.manners import CONSTITUTION, SIGNS, THINK
 from truing_texts.quoting import words
 
 SEEDS = (0, 1)
@@ -61,10 +61,15 @@ class Label(NamedTuple):
         return (self.forward + self.backward) / 2
 
 
+def recipes_own() -> dict[str, str]:
+    """The phases of the recipe as they are written there."""
+    _, *parts = re.split(r"(?m)^(?=\[phase\.[\w-]+\.source\])", RECIPE.read_text(encoding="utf-8"))
+    return {re.match(r"\[phase\.([\w-]+)\.", part)[1]: part for part in parts}  # type: ignore[index]
+
+
 def recipe(seed: int, folder: Path) -> str:
     """The recipe with a seed of its own, and the phases that are to fail."""
-    _, *parts = re.split(r"(?m)^(?=\[phase\.[\w-]+\.source\])", RECIPE.read_text(encoding="utf-8"))
-    phases = {re.match(r"\[phase\.([\w-]+)\.", part)[1]: part for part in parts}  # type: ignore[index]
+    phases = recipes_own()
 
     def again(name: str, new: str, changes: Mapping[str, str] = {}) -> None:
         """A phase once more under another name, with some of what is written in it replaced, or added to."""
@@ -102,17 +107,19 @@ def violations(folder: Path, name: str) -> tuple[Column, Column, dict[str, float
     return broken, right, {name: float(np.mean([part[name] for part in parts])) for name in SIGNS}
 
 
-def labels(folder: Path) -> list[Label]:
-    """Every label of the judge, beside what the rule says."""
-    found: list[Label] = []
-    for row in rows(folder / "label" / "data" / "groups.jsonl"):
+def labels(folder: Path, phase: str) -> tuple[list[Label], int]:
+    """Every label of the judge, beside what the rule says; and how many comparisons have none."""
+    found, missing = list[Label](), 0
+    for row in rows(folder / phase / "data" / "groups.jsonl"):
         said = [words(text) for text in row["completions"]]
         for each in row["verdicts"]:
-            assert each["missing"] == ["", ""]
+            if any(each["missing"]):
+                missing += 1
+                continue
             first, second = (SIGNS[each["principle"]] in said[each[side]] for side in ("first", "second"))
             better = second if first != second else None
             found.append(Label(each["principle"], better, each["forward"][0], each["backward"][1], each["tokens"]))
-    return found
+    return found, missing
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -145,7 +152,53 @@ def test_feedback_by_a_constitution_mends_what_it_names_and_fakes_of_it_do_not(t
     assert one["no-curse"] > 0.9
     for name in ("no-shout", "no-boast"):
         assert one[name] < before[name] + 0.1
-    judged(labels(folder))
+    every, missing = labels(folder, "label")
+    assert not missing
+    judged(every)
+
+
+REASONINGS = (0, 1, 4, 16)
+
+
+def reasoned(seed: int) -> str:
+    """A judge that was taught to reason as well, and what it says of the same answers behind so many reasonings."""
+    own = recipes_own()
+    parts = [own["taught"].replace("biased = 0.55", "biased = 0.55\nreasoned = true")]
+    label = own["label"].replace("@learn", "@taught").replace("samples = 4", "samples = 2")
+    label = label.replace("skip = 2800\nsize = 400", "skip = 2800\nsize = 1000")
+    for count in REASONINGS:
+        judge = "[phase.label.scorer.of.judge.reasoning]\n"
+        judge += f'use = "engine"\nsamples = {count}\nseats = 512\nmax_new_tokens = 4\n\n'
+        text = label.replace('prefix = ""', f'prefix = ""\nthink = "{THINK}"') if count else label
+        text = text.replace("[phase.label.scorer.of.rule]", f"{judge if count else ''}[phase.label.scorer.of.rule]")
+        parts.append(text.replace("[phase.label.", f"[phase.label-{count}."))
+    return f'name = "reasoned"\nseed = {seed}\n\n' + "".join(parts)
+
+
+def test_reasonings_that_overlook_something_cost_labels_and_several_of_them_win_them_back(tmp_path: Path) -> None:
+    """Chain of thought and self-consistency (arXiv:2212.08073, section 4.1; arXiv:2309.00267, section 2.1): temperature
+    1, the mean of the verdicts behind each reasoning. Intervals are a bootstrap over pairs of answers."""
+    torch.set_num_threads(1)
+    began = time.time()
+    seed = int(os.environ.get("TRUING_SEED", "0"))
+    made = os.environ.get("TRUING_RUNS", "")
+    folder = Path(made) if made else ran(reasoned(seed), tmp_path)
+    print(f"\n{where()}; seed {seed}, {(time.time() - began) / 60:.1f} minutes")
+    print(
+        "| reasonings | pairs | right by one order | by both | none | tokens |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    right: dict[int, Figure] = {}
+    for count in REASONINGS:
+        every, missing = labels(folder, f"label-{count}")
+        apart = [each for each in every if each.better is not None]
+        one, right[count] = (
+            mean_of(np.array([float((chance > 0.5) == each.better) for chance, each in zip(some, apart, strict=True)]))
+            for some in ([each.forward for each in apart], [each.prefer for each in apart])
+        )
+        tokens = np.mean([each.tokens for each in every])
+        print(f"| {count} | {len(apart)} | {said(one)} | {said(right[count])} | {missing} | {tokens:.0f} |")
+    assert right[0].low > 0.95
+    assert right[1].high < min(right[0].low, right[4].low, right[16].low)
 
 
 def judged(every: list[Label]) -> None:
