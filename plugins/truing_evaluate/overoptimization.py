@@ -126,7 +126,7 @@ def report(
     gold, kl: names of members of a `mix`. proxies: those of best-of-n that are looked at, all when empty. together:
     patterns; the courses whose names match one become their mean. against: the course that others are compared with.
     """
-    files = [file for path in paths for file in found(path)]
+    files = [file for path in paths for file in found(path, gold)]
     curves = [curve for file in files for curve in _curves(file, gold, proxies, kl)]
     known = sorted({curve.name for curve in curves})
     if lacking := [name for name in proxies if name not in known]:
@@ -179,8 +179,9 @@ def alike(one: Curve, other: Curve) -> bool:
     return one.way == other.way and one.gold.shape == other.gold.shape and bool((one.at == other.at).all())
 
 
-def found(path: Path) -> list[Path]:
-    """The files of a run or of a phase whose completions were scored by several. Raises UserError."""
+def found(path: Path, gold: str) -> list[Path]:
+    """The files of a run or of a phase whose completions were scored by several, gold among them if it is in any.
+    Raises UserError."""
     if not path.is_dir():
         return [path]
     here = [
@@ -189,16 +190,17 @@ def found(path: Path) -> list[Path]:
         *sorted(path.glob(f"*/{KEPT}")),
         *sorted(path.glob(f"*/data/{GROUPS}")),
     ]
-    files = [file for file in here if file.is_file() and _in_parts(file)]
+    said = {file: _first(file) for file in here if file.is_file()}
+    files = [file for file, line in said.items() if f'"{PARTS}"'.encode() in line]
     if not files:
         mend = f'[scorer] use = "mix" says what each of several scorers thinks; with keep = true learning writes {KEPT}'
         raise UserError(Problem(str(path), f'no phase here has written "{PARTS}"', mend))
-    return files
+    return [file for file in files if f'"{gold}"'.encode() in said[file]] or files
 
 
-def _in_parts(file: Path) -> bool:
+def _first(file: Path) -> bytes:
     with file.open("rb") as lines:
-        return f'"{PARTS}"'.encode() in lines.readline()
+        return lines.readline()
 
 
 def _curves(file: Path, gold: str, proxies: Sequence[str], kl: str) -> list[Curve]:

@@ -209,6 +209,8 @@ def parts(gold: Array, proxy: Array, **more: Any) -> dict[str, Any]:
 def test_it_says_where_gold_peaks_and_how_far_it_falls(write: Write, truing: Call, tmp_path: Path) -> None:
     gold, proxy = made()
     write([parts(g, p) for g, p in zip(gold, proxy, strict=True)], "run/bon/data/groups.jsonl")
+    # Another mix of the run, of which gold is no part.
+    write([{**parts(gold[0], proxy[0]), "score_parts": [{"close": 1.0}] * 32}], "run/label/data/groups.jsonl")
     said = truing("overoptimize", tmp_path / "run", "--json").json
     (course,) = said["courses"]
     assert (course["name"], course["way"], course["prompts"]) == ("proxy", "best", 12)
