@@ -69,8 +69,7 @@ class OwnOrGiven:
 
     async def sync_weights(self, weights: Weights) -> None:
         """Write with these weights from now on."""
-        if self._chat is None:
-            self._chat = await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
+        self._chat = self._chat or await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
         self._version = weights.version
         await self._generator.sync_weights(weights)
 

@@ -15,6 +15,7 @@ from truing_model.jensen_shannon import Side, jensen_shannon
 from truing_model.layout import Row
 from truing_model.loading import same_tokens
 from truing_tensor.decoder import plain_head
+from truing_tensor.machine import let_go_of_freed_memory
 
 
 class Taught(Network):
@@ -57,6 +58,7 @@ class Student(CausalLm):
         in_bf16 = self.bf16 if spec.teacher_dtype == "auto" else spec.teacher_dtype == "bf16"
         teacher = Network(model, decoder, {}, fields(), in_bf16)
         self.network = Taught(self.network, teacher, spec.beta).to(self.device)
+        let_go_of_freed_memory()
 
     def _gives(self) -> Fields:
         return super()._gives() | (fields(TEACHER_DIVERGENCE) & self.run.wanted)

@@ -78,8 +78,7 @@ class Amplify:
 
     async def sync_weights(self, weights: Weights) -> None:
         """Ask the model with these weights from now on. Raises UserError for a chat template that cannot be used."""
-        if self._chat is None:
-            self._chat = await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
+        self._chat = self._chat or await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
         self._version = weights.version
         await self._overseer.sync_weights(weights)
         await self._assistant.sync_weights(weights)

@@ -89,8 +89,7 @@ class Debate:
 
     async def sync_weights(self, weights: Weights) -> None:
         """Argue with these weights from now on. Raises UserError for a chat template that cannot be used."""
-        if self._chat is None:
-            self._chat = await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
+        self._chat = self._chat or await anyio.to_thread.run_sync(Chat, weights.origin, WHERE)
         await self._generator.sync_weights(weights)
 
     async def generate(self, batch: Batch) -> Batch:
