@@ -213,9 +213,9 @@ class OpenAi:
         self, ask: Ask, name: str, prompt: Text, head: Sequence[int], draw: Draw
     ) -> tuple[Completion, str]:
         """A completion, or a turn of one; and the stop string that ended it."""
-        version = self._version
         try:
             async with self._slots:
+                version = self._version
                 if self._encoder is None:
                     written = await self._exact(ask, list(head), draw)
                 else:

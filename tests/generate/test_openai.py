@@ -323,6 +323,19 @@ def test_as_many_requests_are_under_way_as_allowed_and_no_more(
     assert server.most_under_way == concurrency
 
 
+def test_a_request_that_waited_for_a_place_is_of_the_weights_it_was_sent_to(told: Told, server: FakeServer) -> None:
+    generator: Any = built(told, server, concurrency=1)
+    ask = generator._exact
+
+    async def renewed(*given: Any) -> Any:
+        answer = await ask(*given)
+        generator._version = 1
+        return answer
+
+    generator._exact = renewed
+    assert anyio.run(generator.generate, asked("one"))[VERSION].tolist() == [0, 1, 1]
+
+
 def test_an_answer_that_takes_too_long_is_given_up_with_a_reason(told: Told, server: FakeServer) -> None:
     server.answer = lambda request: time.sleep(0.5 if request.body else 0)
     with pytest.raises(RunFailed, match=r"no answer in 0\.1 s: raise timeout, lower concurrency"):
