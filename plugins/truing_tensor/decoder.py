@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from truing_tensor.fused import rms_norm, rotate, swiglu
-from truing_tensor.products import speed_up
+from truing_tensor.fused import rms_norm, rotate
+from truing_tensor.products import down, speed_up
 from truing_tensor.spans import Lengths, row_plan
 
 
@@ -141,7 +141,7 @@ def _layer(layer: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], attend: Att
     hidden = (hidden if rows is None else hidden[rows]) + attention.o_proj(seen)
     mlp = layer.mlp
     normed = _norm(layer.post_attention_layernorm, hidden)
-    return hidden + mlp.down_proj(swiglu(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    return hidden + down(mlp.down_proj, mlp.gate_proj(normed), mlp.up_proj(normed))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

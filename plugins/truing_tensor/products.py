@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu
 
+from truing_tensor.fused import swiglu
 from truing_tensor.machine import apart_from_the_heap
 
 ROWS = 128
@@ -60,6 +61,16 @@ class Linear(nn.Linear):
         return found if self.bias is None else found + self.bias
 
 
+def down(linear: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+    """linear(silu(gate) * up), of gate and up [row, inner]. What goes into the linear layer is not kept for the
+    backward pass, which makes it again on its way."""
+    alone = type(linear) is Linear and linear.bias is None and torch.is_grad_enabled()
+    if not alone or not _suits(gate) or torch.is_autocast_enabled(gate.device.type):
+        return linear(swiglu(gate, up))
+    found: Tensor = _Down.apply(gate, up, linear.weight)
+    return found
+
+
 def speed_up(model: nn.Module) -> None:
     """Let the linear layers of a model multiply by the faster library. They stay the modules they are."""
     for module in model.modules():
@@ -91,6 +102,24 @@ class _Product(torch.autograd.Function):
         of_y = gradients[0].contiguous()
         to_x = product(of_y, weight) if ctx.needs_input_grad[0] else None
         return to_x, product_over(of_y, x).contiguous() if ctx.needs_input_grad[1] else None
+
+
+class _Down(torch.autograd.Function):
+    """y = (silu(gate) * up) w'."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return product(silu(gate).mul_(up), weight.T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight = ctx.saved_tensors
+        of_y = gradients[0].contiguous()
+        of_inner, passed = product(of_y, weight), silu(gate)
+        to_weight = product_over(of_y, passed * up).contiguous() if ctx.needs_input_grad[2] else None
+        to_up = passed.mul_(of_inner)
+        return torch.ops.aten.silu_backward(of_inner.mul_(up), gate), to_up, to_weight
 
 
 def _suits(rows: Tensor) -> bool:

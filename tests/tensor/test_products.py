@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from truing_tensor import products
-from truing_tensor.products import ROWS, Linear, filled, product, product_over, speed_up
+from truing_tensor.products import ROWS, Linear, down, filled, product, product_over, speed_up
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -41,6 +41,18 @@ def test_a_linear_layer_gives_what_it_gave_and_its_gradients(shape: tuple[int, .
     for before, after in zip(*results, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-3)
         assert after.is_contiguous()
+
+
+def test_the_way_down_gives_what_its_parts_give_and_their_gradients() -> None:
+    layer = nn.Sequential(nn.Linear(48, 32, bias=False))
+    results: list[list[torch.Tensor]] = []
+    gate, up = torch.randn(ROWS, 48, requires_grad=True), torch.randn(ROWS, 48, requires_grad=True)
+    for _ in range(2):
+        y = down(layer[0], gate, up)
+        results.append([y.detach(), *torch.autograd.grad((y * y).sum(), [gate, up, layer[0].weight])])
+        speed_up(layer)
+    for before, after in zip(*results, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-4)
 
 
 def test_a_frozen_layer_gets_no_gradient_and_passes_one_on() -> None:
