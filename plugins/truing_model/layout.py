@@ -4,7 +4,7 @@
     plain    [ prompt A | answer A1 ]  [ prompt A | answer A2 ]  ...           one row per completion
 
 In a shared row a token attends to what came before it in its own prompt and in its own answer, and to nothing else;
-positions restart behind the prompt for every answer. No row is ever padded.
+positions restart behind the prompt for every answer. No row is padded to the length of another.
 
 What was heard between the turns of a completion lies in the row where it was read, so what follows attends to it; it is
 no target, and no field along `token` knows of it.
