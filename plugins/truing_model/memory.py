@@ -20,9 +20,14 @@ from truing_model.menu_divergence import Divergence
 from truing_model.menu_process import ProcessScorer
 from truing_model.trial import Moved, Outline, Tried
 
-_LOOSE = 0.75
+_LOOSE, _LOOSE_IN_TURNS = 0.75, 1.25
 """what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
-on runs of SmolLM2 with all weights and through LoRA, after some steps"""
+on runs of SmolLM2 with all weights and through LoRA, after some steps, and where learning takes turns with sampling"""
+
+_PLACES = 64
+"""tokens that the engine makes room for at a time in every seat"""
+_DRAWN = 5
+"""numbers that are held of a word when a token is drawn: logits, their logarithms and chances, and runs of these"""
 
 Shape = Callable[[plugin.LanguageModelSpec], tuple[plugin.LanguageModelSpec, PreTrainedConfig] | None]
 """The model that one begins from, and its shape; None if it is none of ours."""
@@ -94,8 +99,11 @@ def _scoring(phase: Phase, earlier: Mapping[str, ModelSpec]) -> Iterator[plugin.
             yield plugin.RewardModel(path=path, **options)
 
 
-def memory(company: Company, reference: Outline | None, tried: Tried, moved: Moved, targets: int) -> dict[str, int]:
-    """Bytes by what they are for, while the largest piece is learned from. targets: its tokens that reach the words."""
+def memory(
+    company: Company, reference: Outline | None, tried: Tried, moved: Moved, targets: int, in_turns: bool
+) -> dict[str, int]:
+    """Bytes by what they are for, while the largest piece is learned from. targets: its tokens that reach the words.
+    in_turns: it is sampled in this process, too."""
     policy, size = company.policy, company.policy.size
     halves = 2 if getattr(policy.spec, "reference_dtype", "") == "bf16" else 4
     elsewhere = getattr(policy.spec, "reference_device", "auto") not in ("auto", policy.device.type)
@@ -105,7 +113,7 @@ def memory(company: Company, reference: Outline | None, tried: Tried, moved: Mov
     visitors = [model.size.weights for model in company.scorers if model.spec.offload] + [asked] * visiting
     passing = {
         "activations": int(kept),
-        "unused heap": int(_LOOSE * kept) if policy.device.type == "cpu" else 0,
+        "unused heap": int((_LOOSE_IN_TURNS if in_turns else _LOOSE) * kept) if policy.device.type == "cpu" else 0,
         "vocabulary": vocabulary_bytes(targets, size.words),
     }
     return {
@@ -140,11 +148,16 @@ def sampling(outline: Outline, phase: Phase, steps: Sequence[Batch], libraries: 
     opponents = getattr(phase.generator, "opponents", 0)
     copies = 2 if opponents and getattr(phase.generator, "mixture", 0.0) else 1
     group = getattr(phase.generator, "samples", 1) + opponents
-    written = min(seats, group * max(len(step[IDS]) for step in steps))
-    written *= getattr(phase.generator, "max_new_tokens", 0)
+    taken = min(seats, group * max(len(step[IDS]) for step in steps))
+    written = taken * math.ceil(getattr(phase.generator, "max_new_tokens", 0) / _PLACES) * _PLACES
     prompts = max(len(step[PROMPT_TOKENS]) for step in steps)
     cache = kv_cache(outline.config, written + prompts, dtype)
-    memory = {"generator": copies * dtype.itemsize * outline.size.base, "KV cache": copies * cache}
+    loose = 1 + _LOOSE if outline.device.type == "cpu" else 1
+    memory = {
+        "generator": copies * dtype.itemsize * outline.size.base,
+        "KV cache": int(loose * copies * cache),
+        "next tokens": int(loose * _DRAWN * 4 * taken * outline.size.words),
+    }
     shared = getattr(phase.generator, "shared_copies", 0)
     if shared and outline.device.type == "cpu":
         memory |= {"its process": libraries, "shared weights": (shared + copies - 1) * outline.size.weights}

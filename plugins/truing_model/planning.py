@@ -88,9 +88,10 @@ def plan(
     company, teaching = Company.of(outline, phase, earlier, shape), Teaching.of(outline, shape)
     tried, moved = company.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
-    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets)}
+    sampled = sampling(outline, phase, [step.batch for step in cut], libraries)
+    in_turns = bool(sampled) and "its process" not in sampled
+    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets, in_turns), **sampled}
     memory |= teaching.bytes(largest.targets) if teaching else {}
-    memory |= sampling(outline, phase, [step.batch for step in cut], libraries)
     memory = bytes_of_one(memory, spec.parallel, outline.size)
     # In a step of one piece, gradients come as activations go.
     apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,12 @@ def resident(folder: Path) -> int:
         elif of_folder and line.startswith("Rss:"):
             found += 1024 * int(line.split()[1])
     return found
+
+
+def test_each_of_the_four_models_is_where_the_recipe_places_it_and_says_the_same(folder: str, tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "tests.model.elsewhere", folder, str(tmp_path)]
+    told = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert float(told.splitlines()[-1]) < 1e-5
 
 
 def test_what_has_no_copy_of_its_own_cannot_be_offloaded() -> None:
