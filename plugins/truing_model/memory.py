@@ -100,10 +100,16 @@ def _scoring(phase: Phase, earlier: Mapping[str, ModelSpec]) -> Iterator[plugin.
 
 
 def memory(
-    company: Company, reference: Outline | None, tried: Tried, moved: Moved, targets: int, in_turns: bool
+    company: Company,
+    reference: Outline | None,
+    tried: Tried,
+    moved: Moved,
+    targets: int,
+    sampled: Mapping[str, int],
 ) -> dict[str, int]:
     """Bytes by what they are for, while the largest piece is learned from. targets: its tokens that reach the words.
-    in_turns: it is sampled in this process, too."""
+    sampled: what a generator takes."""
+    in_turns = bool(sampled) and "its process" not in sampled
     policy, size = company.policy, company.policy.size
     halves = 2 if getattr(policy.spec, "reference_dtype", "") == "bf16" else 4
     elsewhere = getattr(policy.spec, "reference_device", "auto") not in ("auto", policy.device.type)

@@ -89,8 +89,7 @@ def plan(
     tried, moved = company.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
     sampled = sampling(outline, phase, [step.batch for step in cut], libraries)
-    in_turns = bool(sampled) and "its process" not in sampled
-    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets, in_turns), **sampled}
+    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets, sampled), **sampled}
     memory |= teaching.bytes(largest.targets) if teaching else {}
     memory = bytes_of_one(memory, spec.parallel, outline.size)
     # In a step of one piece, gradients come as activations go.
