@@ -16,6 +16,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from truing.events import StepDone
 from truing.fields import (
     FINISH,
     GROUP,
@@ -37,6 +39,7 @@ from truing.fields import (
     VERSION,
     Batch,
 )
+from truing.testing import recipe, run_recipe
 from truing_generate.plugin import OpenAi
 
 from .conftest import Told
@@ -44,6 +47,8 @@ from .conftest import Told
 URL = os.environ.get("TRUING_VLLM_URL", "")
 MODE: Any = os.environ.get("TRUING_VLLM_LOGPROBS", "raw_logprobs")
 CLOSE = 2e-3
+PATTERN = r"^\s*\d"
+"""what is rewarded: an answer that begins with its number; SmolLM2-135M-Instruct rather begins with a sentence"""
 
 pytestmark = pytest.mark.skipif(not URL, reason="TRUING_VLLM_URL names no vLLM server; the file says how to start one")
 
@@ -181,3 +186,52 @@ def test_weights_may_change_while_samples_are_written(model: Any, told: Told) ->
     anyio.run(both)
     assert torch.allclose(made[0][LOGPROBS_OLD], scored(model, made[0]), atol=CLOSE)
     assert set(made[0][VERSION].tolist()) == {0, 1}
+
+
+RUN = """
+name = "against-a-server"
+[source]
+use = "reasoning-gym"
+tasks = ["basic_arithmetic"]
+size = 64
+[model]
+use = "causal-lm"
+path = "{folder}"
+dtype = "fp32"
+device = "cpu"
+lora_rank = 16
+[optimizer]
+use = "adamw"
+lr = 1e-3
+schedule = "constant"
+[loss]
+use = "grpo"
+[generator]
+use = "openai"
+url = "{url}"
+sync = "vllm-disk"
+samples = 8
+max_new_tokens = 10
+[scorer]
+use = "regex"
+pattern = '{pattern}'
+[advantage]
+use = "group-relative"
+[loop]
+batch = 4
+steps = 8
+"""
+
+
+def test_a_run_learns_from_what_the_server_samples_of_its_newest_weights(model: Any, tmp_path: Path) -> None:
+    text = RUN.format(folder=model.name_or_path, url=URL, pattern=PATTERN)
+    steps = [event.metrics for event in run_recipe(recipe(text), tmp_path).events if isinstance(event, StepDone)]
+    for metrics in steps:
+        print(
+            {name: round(metrics[name], 6) for name in ("score", "kl/old", "ratio", "gradient_norm", "sample/length")}
+        )
+    # What the server said of its samples is what the model says of them, version after version.
+    assert len(steps) == 8
+    assert all(metrics["sample/staleness"] == 0 and metrics["kl/old"] < 1e-4 for metrics in steps)
+    assert 0.02 < steps[0]["score"] < 0.9
+    assert fmean(metrics["score"] for metrics in steps[-2:]) > fmean(metrics["score"] for metrics in steps[:2]) + 0.15
