@@ -80,12 +80,14 @@ def give_freed_memory_back() -> None:
 def apart_from_the_heap() -> Iterator[None]:
     """What is asked for meanwhile and is large lies apart from the heap. What stays for good would lie in what a step
     freed, and leave the next one no room there."""
-    before = _APART[-1]
-    _tune({_MMAP_THRESHOLD: 2**17})
+    # Once it is set glibc no longer finds by itself from where on blocks had better lie apart: not where nobody set it.
+    for _ in _APART[-1:]:
+        _tune({_MMAP_THRESHOLD: 2**17})
     try:
         yield
     finally:
-        _tune({_MMAP_THRESHOLD: before})
+        for before in _APART[-1:]:
+            _tune({_MMAP_THRESHOLD: before})
 
 
 def _tune_heap(trim: int, apart: int) -> None:
@@ -101,5 +103,5 @@ def _tune(values: Mapping[int, int]) -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_APART = [2**17]
-"""from how many bytes on a block lies apart, as it was set one time after another; glibc begins with the first"""
+_APART: list[int] = []
+"""from how many bytes on a block lies apart, as it was set one time after another"""
