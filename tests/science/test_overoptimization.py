@@ -1,9 +1,9 @@
-"""Overoptimization as in Gao et al. (arXiv:2210.10760): a small policy, a gold reward model, proxies that learn of it.
+"""Overoptimization by learning (arXiv:2210.10760): policies that please a proxy too well, and stops in time.
 
-recipes/overoptimization.toml is run with four more proxies, a quarter of whose comparisons are turned round, alone and
-as an ensemble (arXiv:2310.02743), and with gold labels of fresh samples of the policies that came of it. Under 15
-minutes of one CPU core. TRUING_RUN names a run that was made before, of which all is said again. Tables are printed,
-and written to the file that TRUING_TABLE names, with a picture beside it.
+recipes/overoptimization.toml is run with gold labels of fresh samples of the policies that came of it. Best of n, in
+which no claim hangs on one proxy's luck, is in `test_best_of_n`. Some minutes of one CPU core. TRUING_RUN names a run
+that was made before, of which all is said again. Tables are printed, and written to the file that TRUING_TABLE names,
+with a picture beside it.
 """
 
 from __future__ import annotations
@@ -23,68 +23,14 @@ from truing.journal import Journal
 from truing.until import Best, Mark, Until, Watch
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "overoptimization.toml"
-MEMBERS, NOISE = 4, 0.25
 LEARNED = ("rl-few", "rl-many")
 JUDGED = ("sft", "rl-many", "rl-stopped")
 
 
-def noisy(number: int) -> str:
-    """A proxy that learns from a bootstrap sample of the comparisons of `few`, a quarter of them turned round."""
-    name = f"noisy-{number}"
-    return f"""
-[phase.{name}.source]
-use = "collected"
-path = "@compare"
-form = "pairs"
-skip = 100
-limit = 240
-noise = {NOISE}
-bootstrap = {number}
-
-[phase.{name}.holdout]
-use = "collected"
-path = "@compare"
-form = "pairs"
-limit = 100
-noise = {NOISE}
-
-[phase.{name}.model]
-use = "reward-model"
-path = "@small"
-
-[phase.{name}.optimizer]
-use = "adamw"
-lr = 2e-3
-
-[phase.{name}.loss]
-use = "bradley-terry"
-
-[phase.{name}.loop]
-batch = 16
-epochs = 8
-"""
-
-
-def of(name: str, path: str, table: str = "[phase.best-noisy.scorer.of.{}]") -> str:
-    return f'\n{table.format(name)}\nuse = "reward-model"\npath = "@{path}"\nscale = "normalised"\n'
-
-
-def ensemble(name: str, options: str) -> str:
-    members = [of(name, f"noisy-{at}", "[[phase.best-noisy.scorer.of.{}.members]]") for at in range(1, MEMBERS + 1)]
-    return f'\n[phase.best-noisy.scorer.of.{name}]\nuse = "ensemble"\n{options}\n{"".join(members)}'
-
-
 def recipe() -> str:
-    """The shipped recipe, and behind it the proxies that learn from noise and the best of n by each and by all."""
+    """The shipped recipe, and gold labels behind it."""
     text = RECIPE.read_text(encoding="utf-8").replace('[[observer]]\nuse = "mlflow"\n\n', "")
-    best = text[text.index("[phase.best.source]") : text.index("[phase.best.scorer]")]
-    loop = text[text.index("[phase.best.loop]") : text.index("[phase.rl-few.source]")]
-    more = "".join(noisy(at) for at in range(1, MEMBERS + 1))
-    scorer = '[phase.best-noisy.scorer]\nuse = "mix"\n' + of("gold", "gold")
-    scorer += "".join(of(f"noisy-{at}", f"noisy-{at}") for at in range(1, MEMBERS + 1))
-    scorer += ensemble("wco", 'objective = "wco"') + ensemble("uwo", 'objective = "uwo"\npenalty = 0.5')
-    sampled = (best + scorer + "\n" + loop).replace("phase.best.", "phase.best-noisy.")
-    return f"{text}\n{more}\n{sampled}\n" + "".join(judged(name) for name in JUDGED)
+    return f"{text}\n" + "".join(judged(name) for name in JUDGED)
 
 
 def judged(policy: str) -> str:
@@ -109,7 +55,12 @@ max_new_tokens = 16
 
 [phase.judged-{policy}.loop]
 batch = 16
-{of("", "gold", f"[phase.judged-{policy}.scorer]")}"""
+
+[phase.judged-{policy}.scorer]
+use = "reward-model"
+path = "@gold"
+scale = "normalised"
+"""
 
 
 class Stop(NamedTuple):
@@ -144,33 +95,12 @@ def courses(run: Path) -> Mapping[str, Any]:
     return {course["name"]: course for course in told("overoptimize", str(run))["courses"]}
 
 
-def test_gold_rises_peaks_and_falls_while_the_proxy_rises(courses: Mapping[str, Any]) -> None:
-    course = courses["few"]
-    assert course["gain"]["low"] > 0
-    assert course["fall"]["low"] > 0
-    assert course["proxy_gain"]["low"] > 0
-    assert course["law"]["beta"]["low"] > 0
-
-
-def test_more_comparisons_move_the_peak_to_the_right(courses: Mapping[str, Any]) -> None:
-    assert courses["many"]["best"] > courses["few"]["best"]
-    assert courses["many"]["gain"]["value"] > courses["few"]["gain"]["value"]
-
-
 def test_a_policy_that_learns_away_from_gold_pleases_its_proxy_meanwhile(courses: Mapping[str, Any]) -> None:
     """Whether a policy comes to where its proxy is wrong is a matter of chance: one of the two did, each time."""
     fell = fallen(courses)
     assert fell["gain"]["low"] > 0
     assert fell["fall"]["low"] > 0
     assert fell["proxy_gain"]["low"] > 0
-
-
-def test_members_that_are_penalised_for_disagreeing_are_worth_more_than_one_of_them_at_the_largest_n(
-    courses: Mapping[str, Any],
-) -> None:
-    """The worst case of the members is in the table, and was not worth more when this was measured."""
-    single = fmean(last(courses[f"noisy-{at}"])["gold"]["value"] for at in range(1, MEMBERS + 1))
-    assert last(courses["uwo"])["gold"]["value"] > single
 
 
 def test_a_stop_that_asks_gold_now_and_then_and_goes_back_ends_within_a_tenth_of_the_most_gold(
@@ -283,8 +213,7 @@ def say(run: Path, courses: Mapping[str, Any]) -> None:
     print(f"\n{where()}\n\n{text}")
     if place := os.environ.get("TRUING_TABLE", ""):
         Path(place).write_text(text, encoding="utf-8")
-        names = [part for name in ("few", "many", "noisy-1", "wco", "uwo") for part in ("--proxy", name)]
-        truing("overoptimize", str(run), *names, "--plot", str(Path(place).with_suffix(".svg")))
+        truing("overoptimize", str(run), "--plot", str(Path(place).with_suffix(".svg")))
 
 
 def told_courses(courses: Mapping[str, Any]) -> Iterator[str]:
