@@ -10,6 +10,7 @@ ends before the model: it makes data.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
@@ -40,6 +41,8 @@ _MENDS = {
     "loss": 'say what it learns: [loss] with use = "sft", for example',
 }
 _LOOK = "add a [holdout], and say with loop.evaluate_every how often to look at it"
+_NO_ROWS = ("bootstrap", "noise", "shuffle")
+"""options of sources that leave the rows the same ones"""
 _OF_LEARNING = ("epochs", "evaluate_every", "checkpoint_every", "staleness", "refill", "until", "best")
 
 
@@ -61,8 +64,9 @@ def check(
                 yield from _phases(spec, path, document, PHASE_MODEL, models, registry)
                 yield from _phases(spec, path, document, PHASE_DATA, data, registry)
         yield from _contract(phase, document, registry, broken, makes_data)
-        sound = not any(phase.table(table) in broken for table in present)
-        (data if makes_data else models)[phase.name] = _made(phase, makes_data) if sound else None
+        (data if makes_data else models)[phase.name] = (
+            None if any(phase.table(table) in broken for table in present) else _made(phase, makes_data)
+        )
     for index, spec in enumerate(recipe.observers):
         yield from _options(spec, ("observer", index), document)
 
@@ -96,8 +100,9 @@ def _present(phase: Phase, document: Document) -> set[str]:
 def _tables(phase: Phase, document: Document, present: set[str], makes_data: bool) -> Iterator[Problem]:
     for table in _NEEDED[:2] if makes_data else _NEEDED:
         if table not in present:
-            header = ".".join(phase.table(table))
-            yield Problem(document.where(*phase.table()), f"no [{header}] in this recipe", _MENDS[table])
+            yield Problem(
+                document.where(*phase.table()), f"no [{'.'.join(phase.table(table))}] in this recipe", _MENDS[table]
+            )
     for table, does in _SAMPLED.items():
         if table in present and "generator" not in present and not makes_data:
             what = f"the {table} {does} what a generator writes, and this phase has none"
@@ -112,24 +117,33 @@ def _data_loop(phase: Phase, document: Document, present: set[str]) -> Iterator[
     mend = "it goes through its source once; take it out, or say what is learned with [optimizer] and [loss]"
     for option in _OF_LEARNING:
         if getattr(phase.loop, option):
-            path = phase.table("loop", option)
-            yield Problem(document.where(*path), f"loop.{option} in a phase that makes data", mend)
+            yield Problem(
+                document.where(*phase.table("loop", option)), f"loop.{option} in a phase that makes data", mend
+            )
     for table in present & {"holdout", "controller"}:
         yield Problem(document.where(*phase.table(table)), f"a [{table}] in a phase that makes data", mend)
 
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     loop = phase.loop
+    yield from _apart(phase, document)
     if phase.controller and not phase.controller.provides() & wanted(phase):
-        what = f'the controller "{phase.controller.name}" sets what no estimator and no loss heeds'
-        yield Problem(document.where(*phase.table("controller")), what, 'write kl = "controlled" there, or take it out')
+        yield Problem(
+            document.where(*phase.table("controller")),
+            f'the controller "{phase.controller.name}" sets what no estimator and no loss heeds',
+            'write kl = "controlled" there, or take it out',
+        )
     for key, value in (("steps", loop.steps), ("epochs", loop.epochs)):
         if value is not None and value < 1:
-            path = phase.table("loop", key)
-            yield Problem(document.where(*path), f"{'.'.join(path)}: expected `int` >= 1")
+            yield Problem(
+                document.where(*phase.table("loop", key)), f"{'.'.join(phase.table('loop', key))}: expected `int` >= 1"
+            )
     if loop.steps is not None and loop.epochs is not None:
-        what = "loop.steps and loop.epochs both say when to stop"
-        yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
+        yield Problem(
+            document.where(*phase.table("loop", "epochs")),
+            "loop.steps and loop.epochs both say when to stop",
+            "keep one of them",
+        )
     for at, condition in enumerate(loop.until):
         where = document.where(*phase.table("loop", "until"), at)
         told = [word for word in ("above", "below", "patience") if getattr(condition, word) is not None]
@@ -156,11 +170,17 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
         }
         for option, (given, what) in sampled.items():
             if given:
-                where = document.where(*phase.table("loop", option))
-                yield Problem(where, f"loop.{option} is of {what}", "add a [generator], or take it out")
+                yield Problem(
+                    document.where(*phase.table("loop", option)),
+                    f"loop.{option} is of {what}",
+                    "add a [generator], or take it out",
+                )
     if phase.look and phase.look.beside and (loop.best or any(each.metric.startswith(HELD_OUT) for each in loop.until)):
-        where = document.where(*phase.table("look", "beside"))
-        yield Problem(where, "loop.best and loop.until wait for a look, so nothing goes on beside it", "take it out")
+        yield Problem(
+            document.where(*phase.table("look", "beside")),
+            "loop.best and loop.until wait for a look, so nothing goes on beside it",
+            "take it out",
+        )
     if loop.evaluate_every and phase.holdout is None:
         where = document.where(*phase.table("loop", "evaluate_every"))
         yield Problem(
@@ -168,6 +188,28 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
             "loop.evaluate_every has nothing to look at",
             "add a [holdout], a source that is kept out of training",
         )
+
+
+def _apart(phase: Phase, document: Document) -> Iterator[Problem]:
+    """Of rows that are learned from, a look says nothing."""
+    if phase.source and phase.holdout:
+        (read, rows), (other, held) = _cut(phase.source), _cut(phase.holdout)
+        if read == other and max(rows.start, held.start) < min(rows.stop, held.stop):
+            yield Problem(
+                document.where(*phase.table("holdout")),
+                "rows of the [holdout] are learned from, too",
+                "let one begin where the other ends: set `skip`, and how many, in both",
+            )
+
+
+def _cut(source: AnySpec) -> tuple[Mapping[str, Any], range]:
+    """What a source reads, and the rows of it that it takes: from `skip` on, as many as `limit` or `size`; none that is
+    known of where it has no such options."""
+    told = {key: value for key, value in msgspec.structs.asdict(source).items() if key not in _NO_ROWS}
+    first, count = told.pop("skip", sys.maxsize), told.pop("limit", told.pop("size", None))
+    return {**told, "use": source.name}, range(
+        first, min(first + (sys.maxsize if count is None else count), sys.maxsize)
+    )
 
 
 def _options(spec: AnySpec, path: tuple[str | int, ...], document: Document) -> Iterator[Problem]:
@@ -201,9 +243,7 @@ def _phases(
 
 
 def _accepts(hint: Any, accepts: Mapping[str, str]) -> bool:
-    if get_origin(hint) is not Annotated:
-        return False
-    return any(
+    return get_origin(hint) is Annotated and any(
         isinstance(note, msgspec.Meta) and accepts.items() <= (note.extra or {}).items() for note in get_args(hint)[1:]
     )
 
@@ -219,8 +259,7 @@ def _contract(
         phase.table(table) in broken for table in ("source", "generator", "scorer", "advantage", "model", "controller")
     ):
         return
-    for first in ("source", "holdout"):
-        opening = getattr(phase, first)
+    for first, opening in (("source", phase.source), ("holdout", phase.holdout)):
         if opening is None:
             continue
         yield from _unread(phase, opening, document.where(*phase.table(first)))
@@ -242,8 +281,11 @@ def _contract(
                 continue
             for _, inside in within(spec):
                 for form in inside.refuses.keys() & have:
-                    what = f'{inside.kind} "{inside.name}" cannot take {form}'
-                    yield Problem(document.where(*phase.table(first)), what, inside.refuses[form])
+                    yield Problem(
+                        document.where(*phase.table(first)),
+                        f'{inside.kind} "{inside.name}" cannot take {form}',
+                        inside.refuses[form],
+                    )
             for need in sorted(spec.requires() - have, key=lambda field: field.name):
                 what = f'{table} "{spec.name}" needs {need}, and no earlier stage provides it'
                 if first == "holdout" and need in (phase.source.provides() if phase.source else ()):

@@ -32,6 +32,7 @@ seed = 3
 [source]
 use = "jsonl"
 path = "{rows}"
+skip = 3
 
 [holdout]
 use = "jsonl"
@@ -83,7 +84,7 @@ PRINTABLE = "".join(map(chr, range(32, 127)))
 OFFLINE = """
 name = "kills"
 seed = 3
-source = {{ use = "jsonl", path = "{rows}" }}
+source = {{ use = "jsonl", path = "{rows}", skip = 3 }}
 holdout = {{ use = "jsonl", path = "{rows}", limit = 3 }}
 model = {{ use = "scratch-lm", dtype = "fp32", device = "cpu" }}
 optimizer = {{ use = "adamw", lr = 1e-2 }}
@@ -170,7 +171,7 @@ def fresh(root: Path, name: str, way: str) -> Path:
 
     rows = root / "rows.jsonl"
     # Whatever a fresh model writes is somewhat like these, more or less: so the weights move from the first step on.
-    told = [{"id": f"row{at}", "prompt": f"{at}+{at}=", "completion": PRINTABLE[at:]} for at in range(8)]
+    told = [{"id": f"row{at}", "prompt": f"{at}+{at}=", "completion": PRINTABLE[at:]} for at in range(11)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in told))
     # Taking turns, groups that score alike are dropped and others read instead: the same ones, whenever it is killed.
     dropping = {"advantage": 'use = "dynamic-sampling"\nof = { use = "group-relative" }', "refill": 2, "samples": 2}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -36,6 +37,7 @@ from truing.fields import (
 from truing.registry import Registry
 from truing.run import Run
 from truing.stage import DataInfo
+from truing.testing import recipe
 from truing_data.forms import resampled
 from truing_data.held import Held, Loaded, Row, selected
 from truing_data.mapping import MappedSource
@@ -652,6 +654,34 @@ def test_a_holdout_and_a_source_cut_by_skip_and_limit_share_no_row(
     holdout = selected(rows, MappedSource(mix=mix, where=where, limit=cut), "a")
     rest = selected(rows, MappedSource(mix=mix, where=where, skip=cut), "a") if cut < len(everything) else []
     assert [*holdout, *rest] == everything
+
+
+@pytest.mark.parametrize(
+    ("source", "holdout", "shared"),
+    [
+        ({"limit": 8, "mix": 1}, {"skip": 8, "limit": 2, "mix": 1}, False),
+        ({"limit": 8, "mix": 1}, {"skip": 7, "limit": 2, "mix": 1}, True),
+        ({"skip": 2}, {"limit": 2}, False),
+        ({}, {"limit": 2}, True),
+        ({"bootstrap": 1, "shuffle": False}, {"limit": 2}, True),
+        ({"limit": 8}, {"limit": 8, "where": {"even": True}}, False),
+        ({"limit": 8, "mix": 1}, {"limit": 8, "mix": 2}, False),
+    ],
+)
+def test_a_holdout_of_rows_that_are_learned_from_is_refused(
+    source: dict[str, Any], holdout: dict[str, Any], shared: bool, tmp_path: Path
+) -> None:
+    """Else accuracy is that of what was learned. Rows of a source put into another order are not seen through."""
+    path = str(write(tmp_path / "a.jsonl", *[{"prompt": f"{at}?", "completion": "Hi."} for at in range(20)]))
+    tables = {"model": {"use": "scratch-lm"}, "optimizer": {"use": "adamw"}, "loss": {"use": "sft"}}
+    tables |= {name: {"use": "jsonl", "path": path, **cut} for name, cut in (("source", source), ("holdout", holdout))}
+    text = msgspec.toml.encode({"name": "a", **tables}).decode()
+    if not shared:
+        recipe(text)
+        return
+    with pytest.raises(UserError) as told:
+        recipe(text)
+    assert [problem.what for problem in told.value.problems] == ["rows of the [holdout] are learned from, too"]
 
 
 def test_no_row_is_read_behind_the_last_one_used() -> None:
