@@ -17,6 +17,7 @@ from torch import Tensor
 from truing.fields import GROUP, SEQ, Batch, Field
 from truing.stage import Loss, LossValue, Term
 from truing_model.layout import Pieces
+from truing_tensor.comparisons import ROUNDING
 from truing_tensor.groups import count
 
 Counts = Mapping[str, int]
@@ -99,7 +100,7 @@ def with_correlations(means: Mapping[str, float]) -> dict[str, float]:
         x, y, xx, yy, xy = (means[f"{name}|{moment}"] for moment in ("x", "y", "xx", "yy", "xy"))
         spread_x, spread_y = xx - x * x, yy - y * y
         # What is left of a difference of two equal numbers is no spread.
-        if spread_x > _ROUNDING * xx and spread_y > _ROUNDING * yy:
+        if spread_x > max(_ROUNDING * xx, ROUNDING**2) and spread_y > max(_ROUNDING * yy, ROUNDING**2):
             found[name] = max(-1.0, min(1.0, (xy - x * y) / (spread_x * spread_y) ** 0.5))
     return found
 

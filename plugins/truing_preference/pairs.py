@@ -21,7 +21,7 @@ from torch.nn.functional import logsigmoid
 from truing.fields import CHOSEN, COLLISION_ENTROPY, LOGPROBS, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
 from truing_preference.sides import Pair, Side, cross_entropy, offset, paired, sides, target
-from truing_tensor.comparisons import HALF_TIED, TieModel, won_or_tied
+from truing_tensor.comparisons import HALF_TIED, TieModel, half_right, won_or_tied
 from truing_tensor.segments import segment_mean
 
 _LARGEST_EXPONENT = 30.0
@@ -74,7 +74,7 @@ def dpo_ties(batch: Batch, *, beta: float, model: TieModel, nu: float | None, sf
     won, tie = won_or_tied(h, model, nu)
     likelihood = torch.where(tied, tie, won)
     value = paired("dpo-ties", -likelihood, both, rewards, sft_weight)
-    right = ((h > 0) + 0.5 * (h == 0)).where(~tied, 0.5)
+    right = half_right(h).where(~tied, 0.5)
     return LossValue(value.terms, {**value.metrics, "accuracy": Term(right.sum(), "pair")})
 
 

@@ -12,7 +12,7 @@ from truing.fields import GROUP, RANK, Batch
 from truing.stage import LossValue, Term
 from truing_preference.sides import Side, completions
 from truing_tensor import comparisons
-from truing_tensor.comparisons import correlation
+from truing_tensor.comparisons import correlation, half_right
 from truing_tensor.segments import segment_mean
 
 
@@ -40,7 +40,7 @@ def _report(whole: Side, reward: torch.Tensor, group: torch.Tensor, below: torch
     gap = reward[first] - reward[second]
     best, worst = ~below.any(0), ~below.any(1)
     found = {
-        "accuracy": segment_mean((gap > 0) + 0.5 * (gap == 0), group[first], count),
+        "accuracy": segment_mean(half_right(gap), group[first], count),
         "margin": segment_mean(gap, group[first], count),
         "length/difference": _of(whole.length, best, group, count) - _of(whole.length, worst, group, count),
     }

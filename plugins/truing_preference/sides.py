@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from truing.errors import RunFailed
 from truing.fields import CHOSEN, LABEL, LOGPROBS, LOGPROBS_REF, MARGIN, RANK, REJECTED, SEQ, SOFT, Batch
 from truing.stage import LossValue, Term
-from truing_tensor.comparisons import correlation
+from truing_tensor.comparisons import correlation, half_right
 from truing_tensor.segments import segment_sum
 
 
@@ -125,7 +125,7 @@ def of_pairs(both: tuple[Side, Side], rewards: Pair) -> Mapping[str, Term]:
     chosen, rejected = both
     margin = rewards[0] - rewards[1]
     found = {
-        "accuracy": (margin > 0) + 0.5 * (margin == 0),
+        "accuracy": half_right(margin),
         "margin": margin,
         "reward/chosen": rewards[0],
         "reward/rejected": rewards[1],

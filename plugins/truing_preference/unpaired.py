@@ -14,7 +14,7 @@ from truing.errors import RunFailed
 from truing.fields import LABEL, MISMATCHED, Batch
 from truing.stage import LossValue, Term
 from truing_preference.sides import Side, completions
-from truing_tensor.comparisons import correlation
+from truing_tensor.comparisons import correlation, half_right
 
 
 def kto(batch: Batch, *, beta: float, desirable_weight: float, undesirable_weight: float) -> LossValue:
@@ -66,7 +66,7 @@ def _labelled(name: str, losses: Tensor, answers: Side, desirable: Tensor, beta:
     """
     reward = beta * answers.ratio
     surplus = (reward - threshold) * (2 * desirable - 1)
-    found: dict[str, Tensor | None] = {"accuracy": (surplus > 0) + 0.5 * (surplus == 0), "kl": answers.kl}
+    found: dict[str, Tensor | None] = {"accuracy": half_right(surplus), "kl": answers.kl}
     for side, which in (("chosen", desirable), ("rejected", ~desirable)):
         if which.any():
             found |= {f"reward/{side}": reward[which], f"logprob/{side}": answers.logprob[which]}

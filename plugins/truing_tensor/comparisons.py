@@ -19,6 +19,9 @@ Per = Literal["token", "seq", "pair", "group", "step"] | float
 HALF_TIED: Mapping[TieModel, float] = {"rao-kupper": 3.0, "davidson": 1.0}
 """For each model of ties the nu under which two equal answers tie half the time."""
 
+ROUNDING = 1e-5
+"""by how much, in nats, two ways to compute the same log-probabilities may differ in fp32: a policy that is its own
+reference prefers nothing"""
 _LEAST_DEVIATION = 1e-3
 """so that two completions of which everybody thinks the same can be compared"""
 
@@ -91,8 +94,9 @@ def mean_and_deviation(normal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def half_right(margin: Tensor) -> Tensor:
-    """1 where a margin is on the right side, 0 on the wrong one, one half where it is 0."""
-    return (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin)
+    """1 where a margin is on the right side, 0 on the wrong one, one half where it is 0 or no more than rounding."""
+    right = margin > ROUNDING
+    return right.to(margin) + 0.5 * (margin.abs() <= ROUNDING).to(margin)
 
 
 def _of_one_prompt(group: Tensor) -> tuple[Tensor, Tensor]:

@@ -279,12 +279,17 @@ def test_a_plan_counts_both_models_and_the_opponents_completions_where_the_loss_
     assert len(batch[GROUP]) == 2 * learned
     assert len(batch[TOKENS]) == 2 * learned * 7
     shape = LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, hidden_size=32, num_attention_heads=4)
-    size = SimpleNamespace(base=1000, weights=4000)
+    size = SimpleNamespace(base=1000, weights=4000, words=300)
     outline: Any = SimpleNamespace(bf16=False, device=torch.device("cpu"), config=shape, size=size)
     own, both_models = (memory.sampling(outline, planned(mixture), [prompts], 70) for mixture in (0.0, 0.5))
-    # Two groups of five completions of seven tokens, and nine of prompts; keys and values of 2 layers, 2 heads, 8 wide.
-    assert own == {"generator": 4 * 1000, "KV cache": (2 * 5 * 7 + 9) * 2 * 2 * 2 * 8 * 4}
-    assert both_models == {part: 2 * value for part, value in own.items()}
+    # Two groups of five completions with places for 64 tokens, and nine tokens of prompts; keys and values of 2 layers,
+    # 2 heads, 8 wide; five numbers for each of 300 words and each completion that is drawn; the heap is loose.
+    assert own == {
+        "generator": 4 * 1000,
+        "KV cache": int(1.75 * (2 * 5 * 64 + 9) * 2 * 2 * 2 * 8 * 4),
+        "next tokens": int(1.75 * 5 * 2 * 5 * 300 * 4),
+    }
+    assert both_models == {part: value * (1 if part == "next tokens" else 2) for part, value in own.items()}
     inner: Any = planned(0.5).generator
     apart = replace(phase, generator=Process(generator=inner))
     # Two copies of the weights on their way, and one of the reference.

@@ -218,7 +218,8 @@ def test_a_scale_that_will_not_be_there_is_told_before_anything_is_trained() -> 
     assert problem.where == f"r.toml:{line}"
     assert problem.what == 'scorer "reward-model" reads `scale`, which "reward" does not provide'
     assert '[model] use = "reward-model" that learned beside a [holdout]' in problem.mend
-    read(RECIPE.format(holdout='[phase.reward.holdout]\nuse = "reasoning-gym"\npairs = true\n'), "r.toml", plugins)
+    holdout = '[phase.reward.holdout]\nuse = "reasoning-gym"\npairs = true\nskip = 512\n'
+    read(RECIPE.format(holdout=holdout), "r.toml", plugins)
 
 
 # The loss of heads

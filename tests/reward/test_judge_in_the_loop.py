@@ -21,10 +21,12 @@ name = "direct"
 [source]
 use = "jsonl"
 path = "{rows}"
+limit = 4
 
 [holdout]
 use = "jsonl"
 path = "{rows}"
+skip = 4
 
 [model]
 use = "scratch-lm"
@@ -81,7 +83,7 @@ def test_a_policy_learns_what_a_judge_rates_highly_and_the_reward_is_the_rating_
     tmp_path: Path,
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"Write {n}", "completion": "a"}) + "\n" for n in range(4)))
+    rows.write_text("".join(json.dumps({"prompt": f"Write {n}", "completion": "a"}) + "\n" for n in range(8)))
     with FakeServer() as server:
         server.answer = rates
         ran = run_recipe(recipe(TEXT.format(rows=rows, url=server.url)), tmp_path / "run")
