@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from functools import reduce
+from operator import getitem
+from typing import Annotated, Any, cast, get_args, get_origin
 
 import msgspec
 
@@ -91,10 +93,7 @@ def wanted(phase: Phase) -> Fields:
 
 def _present(phase: Phase, document: Document) -> set[str]:
     """The tables that a phase has in the file, sound or not."""
-    present: Any = document.values
-    for key in phase.table():
-        present = present[key]
-    return set(present)
+    return set(reduce(getitem, phase.table(), cast(Any, document.values)))
 
 
 def _tables(phase: Phase, document: Document, present: set[str], makes_data: bool) -> Iterator[Problem]:
@@ -126,7 +125,7 @@ def _data_loop(phase: Phase, document: Document, present: set[str]) -> Iterator[
 
 def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
     loop = phase.loop
-    yield from _apart(phase, document)
+    yield from _looks(phase, document)
     if phase.controller and not phase.controller.provides() & wanted(phase):
         yield Problem(
             document.where(*phase.table("controller")),
@@ -139,11 +138,8 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
                 document.where(*phase.table("loop", key)), f"{'.'.join(phase.table('loop', key))}: expected `int` >= 1"
             )
     if loop.steps is not None and loop.epochs is not None:
-        yield Problem(
-            document.where(*phase.table("loop", "epochs")),
-            "loop.steps and loop.epochs both say when to stop",
-            "keep one of them",
-        )
+        what = "loop.steps and loop.epochs both say when to stop"
+        yield Problem(document.where(*phase.table("loop", "epochs")), what, "keep one of them")
     for at, condition in enumerate(loop.until):
         where = document.where(*phase.table("loop", "until"), at)
         told = [word for word in ("above", "below", "patience") if getattr(condition, word) is not None]
@@ -175,23 +171,11 @@ def _loop(phase: Phase, document: Document) -> Iterator[Problem]:
                     f"loop.{option} is of {what}",
                     "add a [generator], or take it out",
                 )
-    if phase.look and phase.look.beside and (loop.best or any(each.metric.startswith(HELD_OUT) for each in loop.until)):
-        yield Problem(
-            document.where(*phase.table("look", "beside")),
-            "loop.best and loop.until wait for a look, so nothing goes on beside it",
-            "take it out",
-        )
-    if loop.evaluate_every and phase.holdout is None:
-        where = document.where(*phase.table("loop", "evaluate_every"))
-        yield Problem(
-            where,
-            "loop.evaluate_every has nothing to look at",
-            "add a [holdout], a source that is kept out of training",
-        )
 
 
-def _apart(phase: Phase, document: Document) -> Iterator[Problem]:
-    """Of rows that are learned from, a look says nothing."""
+def _looks(phase: Phase, document: Document) -> Iterator[Problem]:
+    """Looks at the holdout: at what, and whether anything waits for them. Of rows that are learned from they say
+    nothing."""
     if phase.source and phase.holdout:
         (read, rows), (other, held) = _cut(phase.source), _cut(phase.holdout)
         if read == other and max(rows.start, held.start) < min(rows.stop, held.stop):
@@ -200,6 +184,20 @@ def _apart(phase: Phase, document: Document) -> Iterator[Problem]:
                 "rows of the [holdout] are learned from, too",
                 "let one begin where the other ends: set `skip`, and how many, in both",
             )
+    if phase.loop.evaluate_every and phase.holdout is None:
+        yield Problem(
+            document.where(*phase.table("loop", "evaluate_every")),
+            "loop.evaluate_every has nothing to look at",
+            "add a [holdout], a source that is kept out of training",
+        )
+    if (phase.look and phase.look.beside) and (
+        phase.loop.best or any(each.metric.startswith(HELD_OUT) for each in phase.loop.until)
+    ):
+        yield Problem(
+            document.where(*phase.table("look", "beside")),
+            "loop.best and loop.until wait for a look, so nothing goes on beside it",
+            "take it out",
+        )
 
 
 def _cut(source: AnySpec) -> tuple[Mapping[str, Any], range]:
@@ -281,11 +279,8 @@ def _contract(
                 continue
             for _, inside in within(spec):
                 for form in inside.refuses.keys() & have:
-                    yield Problem(
-                        document.where(*phase.table(first)),
-                        f'{inside.kind} "{inside.name}" cannot take {form}',
-                        inside.refuses[form],
-                    )
+                    what = f'{inside.kind} "{inside.name}" cannot take {form}'
+                    yield Problem(document.where(*phase.table(first)), what, inside.refuses[form])
             for need in sorted(spec.requires() - have, key=lambda field: field.name):
                 what = f'{table} "{spec.name}" needs {need}, and no earlier stage provides it'
                 if first == "holdout" and need in (phase.source.provides() if phase.source else ()):

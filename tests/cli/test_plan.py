@@ -28,11 +28,11 @@ def table(name: str, use: str, **options: Any) -> str:
 
 
 def phase(model: str, *, start: str = "", loss: str = "dpo", batch: int = 4, **options: Any) -> str:
-    source = {"path": "rows.jsonl", "chosen": "chosen", "rejected": "rejected"}
+    columns = {"chosen": "chosen", "rejected": "rejected"}
     return "\n".join(
         [
-            table(f"{start}source", "jsonl", **source),
-            table(f"{start}holdout", "jsonl", **source, limit=6),
+            table(f"{start}source", "jsonl", path="rows.jsonl", **columns),
+            table(f"{start}holdout", "jsonl", path="held.jsonl", **columns),
             table(f"{start}model", model, **options),
             table(f"{start}optimizer", "adamw"),
             table(f"{start}loss", loss),
@@ -44,7 +44,8 @@ def phase(model: str, *, start: str = "", loss: str = "dpo", batch: int = 4, **o
 @pytest.fixture
 def written(here: Path) -> Any:
     """Writes a recipe beside its data and gives its name."""
-    (here / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    for name, rows in (("rows", ROWS), ("held", ROWS[:6])):
+        (here / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
     def write(*phases: str) -> str:
         (here / "it.toml").write_text("\n".join(phases), encoding="utf-8")
