@@ -141,6 +141,9 @@ def within(spec: AnySpec) -> Iterator[tuple[tuple[str | int, ...], AnySpec]]:
 
 
 class SourceSpec(Spec[Source], frozen=True, kw_only=True):
+    """Options called `skip`, and `limit` or `size`, say which of its rows it has: a holdout that is alike in all else
+    must have others."""
+
     kind: ClassVar[str] = "source"
 
 

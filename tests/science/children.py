@@ -50,3 +50,9 @@ def where() -> str:
     """The machine, for a table."""
     device = torch.cuda.get_device_name() if GPU else f"CPU, threads: {torch.get_num_threads()}"
     return f"{device}, torch {torch.__version__}"
+
+
+def figure(told: Mapping[str, Any]) -> str:
+    """A value and its interval, of what a command says as JSON, in which infinity is none."""
+    value, low, high = ("∞" if told[key] is None else f"{told[key]:+.2f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -34,7 +34,7 @@ class Samples(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule that ends doubling, and by what the n is told to which it goes back."""
+    """A rule that ends doubling or learning, and by what the best look is told to which it goes back."""
 
     name: str
     until: Sequence[Until]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.science.children import ran, told, truing, where
+from tests.science.children import figure, ran, told, truing, where
 from tests.science.overoptimized import recipe
 from tests.science.stopped_best import PROBED, Array, Samples, Stopped, ensembles, outcomes, samples
 
@@ -142,13 +142,3 @@ def told_stops(size: str, found: Mapping[str, Stopped]) -> Iterator[str]:
     for rule, it in found.items():
         share = f"{it.gold:+.2f} | {it.gold / it.most:.0%} of {it.most:+.2f}"
         yield f"| {rule} | {it.end:.0f} | {it.n:.0f} | {share} | {it.proxy:+.2f} | {it.labels:.0f} |"
-
-
-def figure(told: Mapping[str, Any]) -> str:
-    low, high = (number(told[end]) for end in ("low", "high"))
-    return f"{number(told['value'])} [{low}, {high}]"
-
-
-def number(value: float | None) -> str:
-    """Infinity is none in JSON."""
-    return "∞" if value is None else f"{value:+.2f}"

@@ -16,7 +16,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import pytest
-from tests.science.children import ran, rows, told, truing, where
+from tests.science.children import figure, ran, rows, told, truing, where
+from tests.science.stopped_best import GOLD, LENGTH, OTHER, PROBED, Rule
 
 from truing.events import BestKept, Evaluated, StepDone
 from truing.journal import Journal
@@ -61,14 +62,6 @@ use = "reward-model"
 path = "@gold"
 scale = "normalised"
 """
-
-
-class Stop(NamedTuple):
-    """A rule that ends learning, and by what the best look is told to which it goes back."""
-
-    name: str
-    conditions: Sequence[Until]
-    best: Best | None = None
 
 
 class Stopped(NamedTuple):
@@ -131,27 +124,24 @@ def last(course: Mapping[str, Any]) -> Mapping[str, Any]:
 
 # Rules that end learning, tried on what was reported: a phase that is ended early is the beginning of one that is not
 
-PROBED = "gold, probed, and back"
-GOLD, OTHER = "holdout/score/gold", "holdout/score/other"
 
-
-def rules(length: float) -> list[Stop]:
+def rules(length: float) -> list[Rule]:
     """length: of completions at first."""
     return [
-        Stop("none", []),
-        Stop(PROBED, [Until(metric=GOLD, patience=2)], Best(metric=GOLD)),
-        Stop("gold, probed, less patience, and back", [Until(metric=GOLD, patience=1)], Best(metric=GOLD)),
-        Stop("gold, probed", [Until(metric=GOLD, patience=2)]),
-        Stop("held-out reward model, and back", [Until(metric=OTHER, patience=2)], Best(metric=OTHER)),
+        Rule("none", []),
+        Rule(PROBED, [Until(metric=GOLD, patience=2)], Best(metric=GOLD)),
+        Rule("gold, probed, less patience, and back", [Until(metric=GOLD, patience=1)], Best(metric=GOLD)),
+        Rule("gold, probed", [Until(metric=GOLD, patience=2)]),
+        Rule("held-out reward model, and back", [Until(metric=OTHER, patience=2)], Best(metric=OTHER)),
         *(
-            Stop(f"KL budget, {budget} nats", [Until(metric="score/kl", above=float(budget))])
+            Rule(f"KL budget, {budget} nats", [Until(metric="score/kl", above=float(budget))])
             for budget in (1, 2, 4, 8)
         ),
-        Stop(
+        Rule(
             "length, a quarter off",
             [
-                Until(metric="holdout/sample/length", above=1.25 * length),
-                Until(metric="holdout/sample/length", below=0.75 * length),
+                Until(metric=LENGTH, above=1.25 * length),
+                Until(metric=LENGTH, below=0.75 * length),
             ],
         ),
     ]
@@ -162,7 +152,7 @@ def stops(run: Path, course: Mapping[str, Any]) -> Iterator[Stopped]:
     reported = of_phase(run, course["name"], StepDone | Evaluated)
     looks = [event for event in reported if isinstance(event, Evaluated)]
     for rule in rules(looks[0].metrics["sample/length"]):
-        watch = Watch(rule.conditions, {})
+        watch = Watch(rule.until, {})
         end = next(
             (event.step for event in reported if watch.enough(event.metrics, isinstance(event, Evaluated))),
             looks[-1].step,
@@ -252,13 +242,3 @@ def told_fresh(run: Path) -> Iterator[str]:
     for policy in JUDGED:
         worth = fresh(run, policy)
         yield f"| `{policy}` | {worth.mean:+.3f} ± {worth.error:.3f} |"
-
-
-def figure(told: Mapping[str, Any]) -> str:
-    low, high = (number(told[end]) for end in ("low", "high"))
-    return f"{number(told['value'])} [{low}, {high}]"
-
-
-def number(value: float | None) -> str:
-    """Infinity is none in JSON."""
-    return "∞" if value is None else f"{value:.2f}"
