@@ -48,6 +48,7 @@ from truing_model.activations import checkpointed, keeping
 from truing_model.by_group import of_groups
 from truing_model.costs import costs_of, tokens_at_once
 from truing_model.crew import Alone, Crew, attached, filled, in_turns
+from truing_model.dropout import LUCK, drops, with_luck
 from truing_model.encode import Encoder
 from truing_model.forward import HEADS, READS, Network, decoder_for
 from truing_model.layout import Pieces, cut_into_pieces, only_some
@@ -117,7 +118,7 @@ class CausalLm:
         self.network = Network(model, decoder, heads, self._gives(), self.bf16).to(self.device)
         own = [Offload(self.network, self.device, run.phase_folder)] if spec.offload else []
         self.offloaded = {MODEL: own, REFERENCE: list[Offload]()}
-        self._drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.network.modules())
+        self._drops = drops(self.network.base)
         self.learner = Learner(self._as, kept)
         self.crew: Crew = Alone(self.learner)
         let_go_of_freed_memory()
@@ -159,6 +160,8 @@ class CausalLm:
 
     def _step(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         sums = StepSums(counts_of(batch))
+        if self._drops:
+            batch = with_luck(batch, self.run.seed_for("dropout", self.run.phase, self.learner.steps))
         self.crew.same("begin")
         step, known = self._cut(batch), None
         if needs_all(loss, step):
@@ -166,8 +169,7 @@ class CausalLm:
         for some in self._in_turns(step):
             self._unless_stopped()
             last = some[-1] == len(step.batches) - 1
-            seeds = self._seeds(step)
-            given = [[_passed(step.batches[at]), seeds[at], last] for at in filled(self.crew.count, some)]
+            given = [[_passed(step.batches[at]), last] for at in filled(self.crew.count, some)]
             outputs = self.crew.each("forward", given)
             gradients = [[Batch()]] * self.crew.count
             for rank, at in enumerate(some):
@@ -335,36 +337,31 @@ class CausalLm:
     def _in_turns(self, step: Pieces) -> Iterator[Sequence[int]]:
         return in_turns(self.crew.count, range(len(step.batches)))
 
-    def _seeds(self, step: Pieces) -> list[int | None]:
-        """Of dropout, for each piece: the same whenever and wherever it goes forward."""
-        told = ("dropout", self.run.phase, self.learner.steps) if self._drops else ()
-        return [self.run.seed_for(*told, at) if told else None for at in range(len(step.batches))]
-
     def _gradients_of_whole(
         self, batch: Batch, step: Pieces, loss: Loss, sums: StepSums
     ) -> tuple[Pieces, Mapping[Field[Tensor], Tensor]]:
         """The gradient of the loss with respect to the outputs of all pieces together, and what must go forward again
         to carry it back: a completion that it leaves alone, one that is there for an estimate, need not."""
-        # Dropout will be the same when the pieces go forward again, if they are the same pieces.
-        outputs = self._together(MODEL, step, self._seeds(step))
+        outputs = self._together(MODEL, step)
         gradients = sums.gradient(loss, batch, outputs)
         taught = reached(batch, gradients)
-        if taught.all() or not taught.any() or self._drops:
+        if taught.all() or not taught.any():
             return step, gradients
         tokens = taught[batch[SEQ]]
         kept = {key: value[tokens if key.dims == "token" else taught] for key, value in gradients.items()}
-        return self._cut(only_some(batch, taught)), kept
+        some = only_some(batch, taught)
+        return self._cut(some.put(LUCK, batch[LUCK][taught]) if self._drops else some), kept
 
-    def _together(self, who: str, step: Pieces, seeds: Sequence[int | None]) -> Batch:
+    def _together(self, who: str, step: Pieces) -> Batch:
         """The outputs of all pieces without gradients, put in the order of the step."""
         with self._as(who):
-            return self._outputs(who, step, seeds)
+            return self._outputs(who, step)
 
-    def _outputs(self, who: str, step: Pieces, seeds: Sequence[int | None]) -> Batch:
+    def _outputs(self, who: str, step: Pieces) -> Batch:
         found: dict[Field[Tensor], Tensor] = {}
         for some in self._in_turns(step):
             self._unless_stopped()
-            given = [[who, _passed(step.batches[at]), seeds[at]] for at in filled(self.crew.count, some)]
+            given = [[who, _passed(step.batches[at])] for at in filled(self.crew.count, some)]
             for at, outputs in zip(some, self.crew.each("look", given), strict=False):
                 for key, value in self._sound(outputs, step.batches[at], f"the {who}").items():
                     size = sum(len(places[key.dims]) for places in step.places)
@@ -374,8 +371,7 @@ class CausalLm:
 
     def _look(self, batch: Batch, who: str = MODEL) -> Batch:
         """What a network gives of a batch, without gradients and without dropout."""
-        step = self._cut(batch)
-        return self._together(who, step, [None] * len(step.batches))
+        return self._together(who, self._cut(batch))
 
     def _unless_stopped(self) -> None:
         if self.run.stop:

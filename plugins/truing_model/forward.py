@@ -36,6 +36,7 @@ from truing.fields import (
     Fields,
     fields,
 )
+from truing_model.dropout import LUCK, Places, attention_dropout, drop_by_place
 from truing_model.head import OfTokens, token_logprobs
 from truing_model.layout import Row, plain_rows, shared_row
 from truing_tensor.decoder import Decoder, plain_head
@@ -64,7 +65,7 @@ SEVERAL = fields(MEMBER_SCORES, TRAITS, NORMAL_SCORES, STEP_LOGITS)
 SEAT: Field[Tensor] = Field("seat", "pair", "int64")
 """The place of who compared a pair in the table of tastes; -1: nobody who is known."""
 
-READS = fields(IDS, GROUP, PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, HEARD, HEARD_BEFORE, STEP_END, SEAT)
+READS = fields(IDS, GROUP, PROMPT_TOKENS, PROMPT_GROUP, TOKENS, SEQ, HEARD, HEARD_BEFORE, STEP_END, SEAT, LUCK)
 """What a network looks at of a piece."""
 
 
@@ -88,6 +89,9 @@ class Network(nn.Module):
         self.gives = gives
         self.bf16 = bf16
         self._decoder = decoder
+        self._places = Places()
+        if decoder:
+            drop_by_place(model, decoder, self._places)
         self._plain_head = LOGPROBS in gives and plain_head(self.base) is not None
 
     @property
@@ -108,8 +112,12 @@ class Network(nn.Module):
         rows = [shared_row(batch)] if self._decoder else plain_rows(batch)
         starts = accumulate((len(row.targets) for row in rows), initial=0)
         ends = batch[STEP_END].tolist() if self.gives & OF_STEPS else []
+        lucks = batch[LUCK][:, 0].tolist() if LUCK in batch else []
+        self._places.put(batch, device)
         found: list[dict[Field[Tensor], Tensor]] = []
-        for start, row in zip(starts, rows, strict=False):
+        for at, (start, row) in enumerate(zip(starts, rows, strict=False)):
+            if lucks:
+                torch.manual_seed(lucks[at])
             steps = [end - start for end in ends if start <= end < start + len(row.targets)]
             found.append(self._row(row, row.said[steps].tolist(), device))
         whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
@@ -150,6 +158,7 @@ class Network(nn.Module):
         tokens, positions = row.tokens.to(device), row.positions.to(device)
         if self._decoder:
             plan, asked = row.plan.all.to(device), last.filled()
+            self._places.ask(asked.rows)
             return self._decoder(filled(tokens), filled(positions), plan, asked)[: len(last.rows)]
         return self.base.get_decoder()(input_ids=tokens[None], use_cache=False).last_hidden_state[0, last.rows]
 
@@ -188,7 +197,7 @@ def decoder_for(model: Any, layout: str, max_tokens: int) -> Decoder | None:
         return None
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    dropout = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0)
+    dropout = attention_dropout(model)
     head = getattr(model, "lm_head", None)
     reason = ""
     if window and window < max_tokens:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from truing.fields import Batch
 from truing.stage import Optimizer
+from truing_model.dropout import LUCK
 from truing_model.sharding import Door, Share, replicated, sharded
 from truing_model.state import load_state, save_state, trainable
 from truing_model.step import surrogate
@@ -71,11 +72,9 @@ class Learner:
         self._through.train()
         self.optimizer.zero_grad()
 
-    def forward(self, piece: Batch, seed: int | None, last: bool) -> Batch:
-        """What the network gives of a piece, for the gradient at it to follow. seed: of dropout. last: the gradients of
-        all processes meet behind it."""
-        if seed is not None:
-            torch.manual_seed(seed)
+    def forward(self, piece: Batch, last: bool) -> Batch:
+        """What the network gives of a piece, for the gradient at it to follow. last: the gradients of all processes
+        meet behind it."""
         # What DistributedDataParallel reads, and sets itself where a `with` can stand around both passes.
         self._through.require_backward_grad_sync = last
         with self._keeping():
@@ -104,14 +103,10 @@ class Learner:
         self.schedule.step()
         return rate
 
-    def look(self, who: str, piece: Batch, seed: int | None) -> Batch:
-        """What a network gives of a piece, without gradients. seed: of dropout, as it is in `forward`; None: without
-        any."""
+    def look(self, who: str, piece: Batch) -> Batch:
+        """What a network gives of a piece, without gradients; without dropout, unless its completions have LUCK."""
         with self._networks(who) as network, torch.no_grad():
-            door = self._door(network).train(seed is not None)
-            if seed is not None:
-                torch.manual_seed(seed)
-            return Batch(door(piece))
+            return Batch(self._door(network).train(LUCK in piece)(piece))
 
     def save(self, folder: str, version: int) -> None:
         """Write what is needed to go on: this process's share of it."""

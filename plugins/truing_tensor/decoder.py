@@ -98,6 +98,13 @@ class Decoder:
             for layer in self._decoder.layers:
                 layer.forward = partial(self._run, layer)
 
+    def asked_parts(self) -> list[nn.Module]:
+        """Parts that are given the rows of `last` alone, where it says which."""
+        if not self.own_layers:
+            return []
+        layer: Any = self._decoder.layers[-1]
+        return [layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp]
+
     def _run(self, layer: Any, *arguments: Any) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(_layer, layer, *arguments, use_reentrant=False)

@@ -12,6 +12,7 @@ from tests.parallel.launching import Launched, metrics, run_folder, stop_at
 
 Launch = Callable[..., Launched]
 SHORT = ["source.size=32", "loop.epochs=1", "loop.checkpoint_every=2", "model.micro_tokens=200"]
+LORA = ["model.lora_rank=4", "optimizer.lr=0.01"]
 needs_torchao = pytest.mark.skipif(
     find_spec("torchao") is None, reason="torchao is not installed: pip install 'truing[eight-bit]'"
 )
@@ -21,8 +22,8 @@ needs_torchao = pytest.mark.skipif(
     ("options", "near"),
     [
         pytest.param(["model.gradient_checkpointing=true"], 1e-5, id="checkpointed"),
-        pytest.param(["model.lora_rank=4", "optimizer.lr=0.01"], 1e-5, id="lora"),
-        pytest.param(["model.lora_rank=4", "model.gradient_checkpointing=true", "optimizer.lr=0.01"], 1e-5, id="both"),
+        pytest.param([*LORA, "model.lora_dropout=0.2"], 1e-5, id="lora, which drops"),
+        pytest.param([*LORA, "model.gradient_checkpointing=true"], 1e-5, id="both"),
         # What eight bits hold is cut into other blocks, and rounded once more by who goes on from it.
         pytest.param(["optimizer.bits=8"], 1e-2, id="eight bits", marks=needs_torchao),
     ],
