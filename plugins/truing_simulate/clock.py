@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -39,19 +40,53 @@ class _Clock(asyncio.SelectorEventLoop):
 
 
 class Device(DeviceThread):
-    """A device whose pieces of work take as long as `seconds` says of their name and arguments, one after another."""
+    """A device whose pieces of work take what `takes` lets pass of their name and arguments, one after another."""
 
-    def __init__(self, seconds: Callable[..., float]) -> None:
-        self._seconds = seconds
+    def __init__(self, takes: Callable[..., Awaitable[None]]) -> None:
+        self._takes = takes
         self.free = anyio.Lock()
 
     async def run(self, work: Callable[..., T], *args: object, leave: bool = False) -> T:
         async with self.free:
-            await anyio.sleep(self._seconds(getattr(work, "__name__", ""), *args))
+            await self._takes(getattr(work, "__name__", ""), *args)
             return work(*args)
 
     async def beside(self, work: Callable[..., T], *args: object) -> T:
         return work(*args)
+
+
+class Beside:
+    """Work of several kinds on one machine. slowed: how many times as long each takes while another goes on."""
+
+    def __init__(self, slowed: Mapping[str, float]) -> None:
+        self._slowed = slowed
+        self._under_way: Counter[str] = Counter()
+        self._changed = anyio.Event()
+
+    async def work(self, kind: str, seconds: float) -> None:
+        """Let pass what work of some kind takes that would take so many seconds alone."""
+        if kind not in self._slowed:
+            await anyio.sleep(seconds)
+            return
+        self._count(kind, 1)
+        try:
+            while seconds > _NOTHING:
+                speed = 1 / self._slowed[kind] if self._under_way.total() > self._under_way[kind] else 1.0
+                began = anyio.current_time()
+                with anyio.move_on_after(seconds / speed):
+                    await self._changed.wait()
+                seconds -= (anyio.current_time() - began) * speed
+        finally:
+            self._count(kind, -1)
+
+    def _count(self, kind: str, by: int) -> None:
+        self._under_way[kind] += by
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+_NOTHING = 1e-9
+"""seconds that are rounding"""
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:

@@ -53,6 +53,12 @@ RoundShare = Annotated[
     float, typer.Option(min=0, max=1, help="Share of sampling that is there however many completions are sampled.")
 ]
 Serial = Annotated[float, typer.Option(min=0, max=1, help="Share of a step that more devices do not make shorter.")]
+BesideEachOther = Annotated[
+    float | None,
+    typer.Option(
+        min=1, metavar="TIMES", help="How many times as long sampling and learning take at once; else as runs tell."
+    ),
+]
 Network = Annotated[float, typer.Option(min=0, metavar="GB/S", help="Speed between devices; 0: no matter.")]
 Latency = Annotated[float, typer.Option(min=0, metavar="S", help="Seconds from one device that learns to the next.")]
 Steps = Annotated[int, typer.Option(min=4, help="How many steps are played.")]
@@ -77,6 +83,7 @@ def simulate(
     scorers: Scorers = 1,
     round_share: RoundShare = 0.5,
     serial: Serial = 0.05,
+    beside: BesideEachOther = None,
     network: Network = 0.0,
     latency: Latency = 0.0,
     steps: Steps = 32,
@@ -103,6 +110,8 @@ def simulate(
     known = _known(found, one, seconds or (), plan, length)
     most = getattr(one.generator, "max_new_tokens", known[0].most)
     pace = measured.pace_of(known, measured.Shares(round_share, serial, spread), most)
+    if beside:
+        pace = replace(pace, slowed={"generate": beside, "learn": beside})
     own = getattr(one.generator, "seats", 0) or getattr(one.generator, "concurrency", 0) or known[0].seats
     shared = gpus == 1 and getattr(one.generator, "shares_device", False)
     places = Places(1, 1, shared, copy, seats or own, scorers, network * 1e9, latency)

@@ -2,12 +2,15 @@
 
 How a piece of work depends on its size has two terms, one that is always there and one that grows with the tokens. Runs
 of different sizes tell them apart; of a single run, a share says how much of the time is the first.
+
+Where sampling and learning go on beside each other on one machine, both take longer. How much longer is told by a run
+in which they did, held against runs in which they took turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -15,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truing.errors import Problem, UserError
-from truing.events import Event, GroupDropped, ModelSaved, PhaseStarted, StepDone, WaveAdmitted
+from truing.events import Event, GroupDropped, ModelSaved, PhaseStarted, StageEnded, StepDone, WaveAdmitted
 from truing.journal import Journal
 from truing_simulate.command import STAGES
 from truing_simulate.course import worked
@@ -27,6 +30,10 @@ _WARM = 2
 _DIFFERENT = 1.5
 """how many times larger the largest run must be for its terms to be told apart"""
 _BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
+_OTHER = {"generate": "learn", "learn": "generate"}
+"""what goes on beside what"""
+_MOST_LOST = 0.9
+"""share of what a device does that another may take from it"""
 _DRAWS = 200
 """waves that are drawn to know how many rounds one takes in the mean"""
 
@@ -35,7 +42,8 @@ _DRAWS = 200
 class Measured:
     """One phase of a run on one device that samples and one, or the same, that learns. seconds: of each piece of work,
     by stage. groups, samples: of a wave. length: mean tokens of a completion. cut: share of them that is as long as may
-    be. dropped: share of groups that the estimator left out. weights: bytes of the model, 0: nobody says."""
+    be. dropped: share of groups that the estimator left out. weights: bytes of the model, 0: nobody says. beside: mean
+    seconds of a piece of work, by stage, while which the other of sampling and learning went on."""
 
     origin: str
     seconds: Mapping[str, Sequence[float]]
@@ -47,6 +55,7 @@ class Measured:
     most: int
     dropped: float
     weights: float
+    beside: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def mean(self, stage: str) -> float:
         """Mean seconds of a piece of work, 0 where there was none."""
@@ -78,13 +87,15 @@ def measured(folder: Path, phase: str, generators: Mapping[str, Any]) -> Measure
     options = next(event.options for event in reversed(begun) if event.phase == name)
     events = [event for event in everything if getattr(event, "phase", None) == name]
     spec = generators.get(options["generator.use"])
-    return _of(where, events, options, getattr(spec, "shares_device", False))
+    return from_events(where, events, options, getattr(spec, "shares_device", False))
 
 
-def _of(where: str, events: Sequence[Event], options: Mapping[str, Any], shared: bool) -> Measured:
+def from_events(where: str, events: Sequence[Event], options: Mapping[str, Any], shared: bool) -> Measured:
+    """What the events of a phase with these options say. Raises UserError where they are too few."""
     steps = [event.metrics for event in events if isinstance(event, StepDone)][_WARM:]
     works = [work for work in worked(events, shared) if work.wave or work.stage == "publish"]
-    seconds = {stage: [work.seconds for work in works if work.stage == stage][_WARM:] for stage in STAGES}
+    by_stage = {stage: [work for work in works if work.stage == stage][_WARM:] for stage in STAGES}
+    seconds = {stage: [work.seconds for work in some] for stage, some in by_stage.items()}
     if len(steps) < 2 or not seconds["generate"]:
         raise UserError(Problem(where, f"it has {len(steps) + _WARM} steps or fewer, too few to measure", "run longer"))
     read = sum(len(event.ids) for event in events if isinstance(event, WaveAdmitted))
@@ -102,7 +113,21 @@ def _of(where: str, events: Sequence[Event], options: Mapping[str, Any], shared:
         most=int(option(options, "max_new_tokens", 0)),
         dropped=dropped / read,
         weights=facts.get("parameters", 0) * _BYTES.get(facts.get("precision", ""), 4.0),
+        beside={
+            stage: _together(by_stage[stage], [work for work in works if work.stage == other])
+            for stage, other in _OTHER.items()
+        },
     )
+
+
+def _together(works: Sequence[StageEnded], others: Sequence[StageEnded]) -> float:
+    """Mean seconds of a piece of work while which one of the others went on; these go on one after another."""
+    spans = [(other.began, other.began + other.seconds) for other in others]
+    shared = [
+        sum(max(0.0, min(work.began + work.seconds, end) - max(work.began, began)) for began, end in spans)
+        for work in works
+    ]
+    return fmean(shared) if shared else 0.0
 
 
 def option(options: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -116,17 +141,25 @@ def seats_of(device: str) -> int:
 
 
 def pace_of(runs: Sequence[Measured], shares: Shares, most: int) -> Pace:
-    """The pace of the device that all of these runs were on. most: tokens of the longest completion there may be."""
+    """The pace of the device that all of these runs were on. most: tokens of the longest completion there may be.
+
+    Where in some of them sampling and learning took turns, the others tell how much they slow each other down. Where in
+    none of them, what they took beside each other is what they take.
+    """
+    in_turns = [run for run in runs if not any(run.beside.values())]
+    pace = _alone(in_turns or runs, shares, most)
+    apart = [run for run in runs if run not in in_turns]
+    return replace(pace, slowed=_slowed(pace, apart, shares)) if in_turns and apart else pace
+
+
+def _alone(runs: Sequence[Measured], shares: Shares, most: int) -> Pace:
     first = runs[0]
-    lengths = Lengths.fitted(first.length, first.cut, first.most, shares.spread)
-    drawn = [Lengths.fitted(run.length, run.cut, run.most, shares.spread) for run in runs]
-    rounded = [_rounds(run, one) for run, one in zip(runs, drawn, strict=True)]
-    tokens = [run.length * run.groups * run.samples for run in runs]
-    learned = [count * (1 - run.dropped) for count, run in zip(tokens, runs, strict=True)]
+    sizes = [_size(run, shares) for run in runs]
+    rounded, tokens, learned = (list(column) for column in zip(*sizes, strict=True))
     round_seconds, token_seconds = _terms(rounded, tokens, [run.mean("generate") for run in runs], shares.rounds)
     step, token = _terms([1.0] * len(runs), learned, [run.mean("learn") for run in runs], shares.serial)
     return Pace(
-        lengths=lengths._replace(most=most),
+        lengths=Lengths.fitted(first.length, first.cut, first.most, shares.spread)._replace(most=most),
         round_seconds=round_seconds,
         token_seconds=token_seconds,
         score_seconds=fmean(run.mean("score") / (run.groups * run.samples) for run in runs),
@@ -140,6 +173,37 @@ def pace_of(runs: Sequence[Measured], shares: Shares, most: int) -> Pace:
             for stage in STAGES
         },
     )
+
+
+def _slowed(pace: Pace, runs: Sequence[Measured], shares: Shares) -> Mapping[str, float]:
+    """How many times as long sampling and learning take beside each other. While a piece of work is slowed down by s it
+    gets on by 1 / s a second, so what it took less what it takes alone is (1 - 1 / s) of the time it was."""
+    found: dict[str, float] = {}
+    for stage in _OTHER:
+        more = together = 0.0
+        for run in runs:
+            rounded, tokens, learned = _size(run, shares)
+            sampling = pace.round_seconds * rounded + pace.token_seconds * tokens
+            alone = sampling if stage == "generate" else pace.step_seconds + pace.learn_seconds * learned
+            more += run.mean(stage) - alone
+            together += run.beside[stage]
+        lost = min(max(more / together, 0.0), _MOST_LOST) if together else 0.0
+        found[stage] = 1 / (1 - lost)
+    return found
+
+
+class Size(NamedTuple):
+    """Of a wave: rounds in the mean, tokens that are sampled, and that are learned from."""
+
+    rounds: float
+    tokens: float
+    learned: float
+
+
+def _size(run: Measured, shares: Shares) -> Size:
+    lengths = Lengths.fitted(run.length, run.cut, run.most, shares.spread)
+    tokens = run.length * run.groups * run.samples
+    return Size(_rounds(run, lengths), tokens, tokens * (1 - run.dropped))
 
 
 def _rounds(run: Measured, lengths: Lengths) -> float:

@@ -58,7 +58,8 @@ class Wave(NamedTuple):
 @dataclass(frozen=True)
 class Pace:
     """Seconds on one device. weights: bytes of the model. dropped: share of groups that an estimator leaves out. noise:
-    by stage, what was measured over its mean."""
+    by stage, what was measured over its mean. slowed: by stage, how many times as long it takes while the other of
+    sampling and learning goes on beside it."""
 
     lengths: Lengths
     round_seconds: float
@@ -70,6 +71,7 @@ class Pace:
     weights: float = 0.0
     dropped: float = 0.0
     noise: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    slowed: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def generate(self, lengths: Counts, places: Places) -> Wave:
         """lengths: [group, sample]."""

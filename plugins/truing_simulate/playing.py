@@ -64,9 +64,10 @@ class Player:
 
         async def main() -> None:
             run = Run("simulated", Path(), self.seed, Bus(keep=keep))
-            stage = Stage(self.pace, places, self.samples, unit, run, works, self.drawn)
+            beside = clock.Beside(self.pace.slowed)
+            stage = Stage(self.pace, places, self.samples, unit, run, works, self.drawn, beside)
             learner = Learner(stage)
-            device = clock.Device(learner.seconds)
+            device = clock.Device(learner.takes)
             parts: Any = {
                 "source": Endless(),
                 "model": learner,

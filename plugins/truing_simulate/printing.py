@@ -10,6 +10,8 @@ from truing_simulate.measured import Measured
 from truing_simulate.pace import Pace
 from truing_simulate.splits import Split
 
+_AT_ONCE = (("generate", "sampling"), ("learn", "learning"))
+
 
 def told(pace: Pace) -> Mapping[str, Any]:
     """A pace for a program: without what was measured one by one."""
@@ -27,6 +29,9 @@ def show(phase: Phase, known: Sequence[Measured], pace: Pace, tried: Sequence[Sp
     lengths, samples = pace.lengths, getattr(phase.generator, "samples", 1)
     print(f"waves of {phase.loop.batch} prompts of {samples} completions, staleness {phase.loop.staleness}")
     print(f"completions of {lengths.mean():.0f} tokens, at most {lengths.most}, spread {lengths.spread:.2f}")
+    if pace.slowed:
+        slower = (f"{what} takes {pace.slowed[stage]:.2f} times as long" for stage, what in _AT_ONCE)
+        print(f"beside each other {' and '.join(slower)}")
     print()
     _table([("GENERATE", "LEARN", "STEP", "TOKENS/S", "GENERATING", "LEARNING", "AGE"), *map(_row, tried)])
     print()

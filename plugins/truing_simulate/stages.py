@@ -30,7 +30,7 @@ from truing.fields import (
 from truing.groups import part
 from truing.protocols import DataInfo, DeclaredLoss, Encoded, LossValue
 from truing.run import Run
-from truing_simulate.clock import Device
+from truing_simulate.clock import Beside, Device
 from truing_simulate.pace import Counts, Pace, Places
 
 LENGTH: Field[list[int]] = Field("simulated_length", "seq", "int64")
@@ -48,7 +48,8 @@ class Work(NamedTuple):
 
 @dataclass
 class Stage:
-    """What every stage knows. works: what was done. drawn: lengths by the seeds of their groups."""
+    """What every stage knows. works: what was done. drawn: lengths by the seeds of their groups. beside: what goes on
+    at the same time."""
 
     pace: Pace
     places: Places
@@ -57,6 +58,7 @@ class Stage:
     run: Run
     works: list[Work]
     drawn: dict[tuple[int, ...], Counts]
+    beside: Beside
 
     def noisy(self, stage: str, seconds: float) -> float:
         """Seconds as they varied where they were measured, in that order: what slows one stage down often slows the
@@ -66,10 +68,10 @@ class Stage:
         return seconds * noise[at % len(noise)] if noise else seconds
 
     async def takes(self, stage: str, seconds: float, busy: float = 1.0) -> None:
-        """Let time pass."""
+        """Let pass what work takes that would take so many seconds with nothing beside it."""
         began = anyio.current_time()
-        await anyio.sleep(seconds / self.unit)
-        self.works.append(Work(stage, began * self.unit, seconds, busy))
+        await self.beside.work(stage, seconds / self.unit)
+        self.works.append(Work(stage, began * self.unit, (anyio.current_time() - began) * self.unit, busy))
 
 
 class Endless:
@@ -93,7 +95,7 @@ class Weights:
 
 
 class Learner:
-    """A model whose steps cost what the pace says. It is the device that lets time pass: `seconds`."""
+    """A model whose steps cost what the pace says. It is the device that lets time pass: `takes`."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -114,14 +116,12 @@ class Learner:
     def weights(self) -> Any:
         return Weights(self.version)
 
-    def seconds(self, work: str, *args: object) -> float:
-        """What a piece of work takes of the clock."""
-        if work != "_learn":
-            return 0.0
-        stage, batch = self._stage, cast(Batch, args[1])
-        seconds = stage.noisy("learn", stage.pace.learn(np.array(batch[LENGTH]), stage.places))
-        stage.works.append(Work("learn", anyio.current_time() * stage.unit, seconds))
-        return seconds / stage.unit
+    async def takes(self, work: str, *args: object) -> None:
+        """Let pass what a piece of work takes."""
+        if work == "_learn":
+            stage, batch = self._stage, cast(Batch, args[1])
+            seconds = stage.pace.learn(np.array(batch[LENGTH]), stage.places)
+            await stage.takes("learn", stage.noisy("learn", seconds))
 
 
 class Sampler:

@@ -1,9 +1,9 @@
 """What `truing simulate` says of runs before they are made, and what they come to then.
 
-Each run is said twice: from what its own stages took, which tries the loop alone; and from two runs in turns, of other
-sizes, which tries how time is scaled, and is only printed: a busy machine keeps no promise of it, and where two
-processes share a core, both take longer than each did alone. A model of a million
-fresh weights, so most completions are as long as they may be. A table is printed.
+Each run is said twice: from what its own stages took, which tries the loop alone; and from three runs of other sizes,
+two in turns and one in two processes, which tries how time is scaled and how stages slow each other down. The second is
+only printed: a busy machine keeps no promise of it. A model of a million fresh weights, so most completions are as long
+as they may be. A table is printed.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Kind(NamedTuple):
 KINDS = (
     Kind("in turns, 2 prompts", HERE, 2, 0, True, True),
     Kind("in turns, 6 prompts", HERE, 6, 0, True, True),
+    Kind("in two processes, 2 prompts", APART, 2, 1, False, True),
     Kind("in turns, 4 prompts", HERE, 4, 0, True),
     Kind("ahead, in one process", HERE, 4, 1, True),
     Kind("ahead, in two processes", APART, 4, 1, False),
@@ -126,7 +127,7 @@ def predicted(kind: Kind, pace_from: Sequence[Measured]) -> Course:
 
 def test_runs_take_as_long_as_was_said_and_learn_from_what_is_as_old(made: Sequence[Made]) -> None:
     known = [one.told for one in made if one.kind.learned_from]
-    print(f"\n{'run':<30}{'took':>8}   from its own stages    from two runs in turns    age was, said    learner busy")
+    print(f"\n{'run':<30}{'took':>8}   from its own stages    from three others          age was, said    learner busy")
     for kind, told, was in made:
         own, said = predicted(kind, [told]), predicted(kind, known)
         off, far = (one.step_seconds / was.step_seconds - 1 for one in (own, said))
