@@ -109,14 +109,11 @@ def simulate(
     found = [measured.measured(run, one.name, generators) for run in runs or ()]
     known = _known(found, one, seconds or (), plan, length)
     most = getattr(one.generator, "max_new_tokens", known[0].most)
-    pace = measured.pace_of(known, measured.Shares(round_share, serial, spread), most)
-    if beside:
-        pace = replace(pace, slowed={"generate": beside, "learn": beside})
+    pace = measured.pace_of(known, measured.Shares(round_share, serial, spread, beside), most)
     own = getattr(one.generator, "seats", 0) or getattr(one.generator, "concurrency", 0) or known[0].seats
     shared = gpus == 1 and getattr(one.generator, "shares_device", False)
     places = Places(1, 1, shared, copy, seats or own, scorers, network * 1e9, latency)
-    player = Player(one.loop, _samples(one), pace, seed)
-    tried = _tried(player, places, gpus, generate, steps)
+    tried = _tried(Player(one.loop, _samples(one), pace, seed), places, gpus, generate, steps)
     best = splits.best(tried)
     if json:
         as_json({"phase": one.name, "pace": printing.told(pace), "splits": tried, "best": best})

@@ -64,11 +64,13 @@ class Measured:
 
 class Shares(NamedTuple):
     """What a single run does not tell: the share of sampling that is rounds, and of a step that more devices do not
-    make shorter. spread: of lengths, None: by what was cut."""
+    make shorter. spread: of lengths, None: by what was cut. beside: how many times as long sampling and learning take
+    at once, None: as runs of both kinds tell."""
 
     rounds: float = 0.5
     serial: float = 0.05
     spread: float | None = None
+    beside: float | None = None
 
 
 def measured(folder: Path, phase: str, generators: Mapping[str, Any]) -> Measured:
@@ -149,6 +151,8 @@ def pace_of(runs: Sequence[Measured], shares: Shares, most: int) -> Pace:
     in_turns = [run for run in runs if not any(run.beside.values())]
     pace = _alone(in_turns or runs, shares, most)
     apart = [run for run in runs if run not in in_turns]
+    if shares.beside:
+        return replace(pace, slowed=dict.fromkeys(_OTHER, shares.beside))
     return replace(pace, slowed=_slowed(pace, apart, shares)) if in_turns and apart else pace
 
 
