@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ TOOL = (sys.executable, "-m", "pip_audit")
 
 
 def main() -> None:
-    """Audit, and leave with the verdict."""
+    """Audit, and leave with the verdict. Without the tool that is no skip."""
+    if find_spec("pip_audit") is None:
+        sys.exit("pip-audit is not installed: pip install -e '.[release]'")
     sys.exit(audited(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()))
 
 

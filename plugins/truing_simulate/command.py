@@ -154,6 +154,9 @@ def _known(
 
     told = dict(map(_given, given))
     most = getattr(phase.generator, "max_new_tokens", 0)
+    if length and length > (most or length):
+        what = f"completions of this recipe have at most {most} tokens"
+        raise UserError(Problem(f"--length {length:g}", what, "set max_new_tokens of the generator with --set"))
     if plan:
         # A plan is of completions as long as they may be.
         told.setdefault("learn", _planned(plan, phase) * (length or most / 2) / most)

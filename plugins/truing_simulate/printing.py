@@ -37,6 +37,8 @@ def show(phase: Phase, known: Sequence[Measured], pace: Pace, tried: Sequence[Sp
     print()
     for what, text in _facts(best):
         print(f"{what:<14}{text}")
+    if best.copies > phase.loop.batch:
+        print(f"\na wave has {phase.loop.batch} prompts, so no more copies sample at a time: enlarge loop.batch")
 
 
 def _row(split: Split) -> Sequence[str]:

@@ -16,11 +16,12 @@ _NEARER = 2
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """A division and what it comes to. in_turns: all devices do both. fill: share of the devices that sample which are
-    at work while a wave is sampled."""
+    """A division and what it comes to. copies: models that sample side by side. in_turns: all devices do both. fill:
+    share of the devices that sample which are at work while a wave is sampled."""
 
     generate: int
     learn: int
+    copies: int
     in_turns: bool
     fill: float
     course: Course
@@ -30,7 +31,14 @@ def simulated(player: Player, places: Places, steps: int) -> Split:
     """One division."""
     played = player(places, steps)
     course = course_of(played.events, player.loop.staleness, places.shared)
-    return Split(generate=places.generate, learn=places.learn, in_turns=places.shared, fill=played.fill, course=course)
+    return Split(
+        generate=places.generate,
+        learn=places.learn,
+        copies=places.copies,
+        in_turns=places.shared,
+        fill=played.fill,
+        course=course,
+    )
 
 
 def searched(player: Player, places: Places, devices: int, steps: int) -> Sequence[Split]:

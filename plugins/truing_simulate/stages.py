@@ -33,7 +33,7 @@ from truing.run import Run
 from truing_simulate.clock import Beside, Device
 from truing_simulate.pace import Counts, Pace, Places
 
-LENGTH: Field[list[int]] = Field("simulated_length", "seq", "int64")
+LENGTH: Field[Counts] = Field("simulated_length", "seq", "int64")
 LUCK: Field[list[float]] = Field("simulated_luck", "group")
 
 
@@ -111,7 +111,7 @@ class Learner:
 
     def learn(self, batch: Batch, loss: object) -> Mapping[str, float]:
         self.version += 1
-        return {"tokens": float(sum(batch[LENGTH]))}
+        return {"tokens": float(np.sum(batch[LENGTH]))}
 
     def weights(self) -> Any:
         return Weights(self.version)
@@ -161,14 +161,15 @@ class Sampler:
         wave = stage.pace.generate(lengths, stage.places)
         await stage.takes("generate", stage.noisy("generate", wave.seconds), wave.busy)
         count = lengths.size
+        # As arrays, of which the loop need not look at every entry.
         return batch.put_all(
             {
                 COMPLETIONS: [""] * count,
-                GROUP: [at // stage.samples for at in range(count)],
+                GROUP: np.arange(count) // stage.samples,
                 TOKENS: [],
                 SEQ: [],
-                VERSION: [version] * count,
-                LENGTH: lengths.ravel().tolist(),
+                VERSION: np.full(count, version),
+                LENGTH: lengths.ravel(),
                 LUCK: [stage.run.seed_for("luck", seed) % 10**6 / 10**6 for seed in seeds],
             }
         )
@@ -194,6 +195,8 @@ class Chooser:
         self._dropped = stage.pace.dropped
 
     def estimate(self, batch: Batch) -> Batch:
+        if not self._dropped:
+            return batch
         kept = [at for at, luck in enumerate(batch[LUCK]) if luck >= self._dropped]
         return batch if len(kept) == len(batch[IDS]) else part(batch, kept)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +54,45 @@ def test_the_audit_fails_for_what_is_known_and_says_when_it_asked_nobody(
     tool = (sys.executable, "-S", "-c", PIP_AUDIT.format(mode=mode))
     assert script("audit").audited(["a==1.0", "b==1.1"], tool) == status
     assert said in capsys.readouterr().out
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """Knows of one package, as osv.dev answers."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.20.0"}]}]
+        known = {"id": "PYSEC-1", "affected": [{"package": asked["package"], "ranges": ranges}]}
+        bad = (asked["package"]["name"], asked["version"]) == ("requests", "2.19.1")
+        answer = json.dumps({"vulns": [known]} if bad else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("version", "status"), [("2.19.1", 1), ("2.20.0", 0)])
+def test_pip_audit_itself_is_understood(version: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pip_audit", reason="pip-audit is not installed: pip install -e '.[release]'")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Advisories)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    audit = script("audit")
+    tool = (*audit.TOOL, "-s", "osv", "--osv-url", f"http://127.0.0.1:{server.server_port}")
+    assert audit.audited(["idna==3.10", f"requests=={version}"], tool) == status
+    server.shutdown()
+    server.server_close()
+    said = capsys.readouterr().out
+    assert f"2 packages audited, 0 unknown, {status} with a known weakness" in said
+    assert ("requests 2.19.1: PYSEC-1, mended in 2.20.0" in said) is bool(status)
+
+
+def test_without_pip_audit_an_audit_is_no_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = script("audit")
+    monkeypatch.setattr(audit, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip-audit is not installed"):
+        audit.main()
 
 
 def test_a_release_stands_on_what_is_installed_for_it_and_not_on_what_tests_it() -> None:

@@ -189,8 +189,11 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return end.value.code or 0, said.out, said.err
 
 
+FEW = ("--set", "phase.rl.loop.batch=2")
+
+
 def test_the_command_tells_a_program_every_division_and_the_best(capsys: pytest.CaptureFixture[str]) -> None:
-    times = ("--seconds", "generate=40", "--seconds", "learn=20", "--steps", "6", "--length", "100")
+    times = ("--seconds", "generate=40", "--seconds", "learn=20", "--steps", "6", "--length", "10")
     status, out, _ = call(capsys, *times, "--gpus", "4", "--set", "phase.rl.loop.staleness=1", "--json")
     assert status == 0
     told = json.loads(out)
@@ -198,6 +201,8 @@ def test_the_command_tells_a_program_every_division_and_the_best(capsys: pytest.
     assert told["best"] == min(told["splits"], key=lambda split: split["course"]["step_seconds"])
     status, out, _ = call(capsys, *times, "--gpus", "4", "--generate", "3")
     assert "3 generate, 1 learn" in out
+    assert "no more copies" not in out
+    assert "a wave has 2 prompts, so no more copies" in call(capsys, *times, "--gpus", "4", "--generate", "3", *FEW)[1]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +211,7 @@ def test_the_command_tells_a_program_every_division_and_the_best(capsys: pytest.
         (["--seconds", "learn=1"], "nobody says how long it takes to generate"),
         (["--seconds", "learn=soon"], "write STAGE=SECONDS"),
         (["--from", "nowhere"], "this is no run folder"),
+        (["--seconds", "generate=1", "--seconds", "learn=1", "--length", "99"], "at most 16 tokens"),
         (["--phase", "sft"], "one of its phases is to be named: 'rl'"),
         (["--seconds", "generate=1", "--seconds", "learn=1", "--gpus", "2", "--generate", "2"], "leave none"),
     ],
