@@ -61,6 +61,11 @@ class CritiqueRevise(GeneratorSpec, frozen=True, kw_only=True):
         int, Meta(ge=16, description="longest conversation, in tokens; behind a longer one nothing more is revised")
     ] = 2048
 
+    @property
+    def completions(self) -> int:
+        """How many of a prompt are handed on."""
+        return self.samples * {"last": 1, "all": self.rounds, "all-and-first": self.rounds + 1}[self.keep]
+
     def requires(self) -> Fields:
         """What whoever writes needs, and ids."""
         return fields(IDS).union(*(part.requires() for _, part in self._parts()))

@@ -21,7 +21,7 @@ from truing_model.dropout import LUCK
 from truing_model.sharding import Door, Share, replicated, sharded
 from truing_model.state import load_state, save_state, trainable
 from truing_model.step import surrogate
-from truing_tensor.machine import give_freed_memory_back
+from truing_tensor.machine import Tidy, give_freed_memory_back
 
 MODEL, REFERENCE = "model", "reference"
 Networks = Callable[[str], AbstractContextManager[nn.Module]]
@@ -46,6 +46,7 @@ class Learner:
         self._make_door: Callable[[nn.Module], nn.Module] = Door
         self._doors: dict[int, nn.Module] = {}
         self._outputs = Batch()
+        self._tidy = Tidy()
         self.share = Share(0, 1)
         self.optimizer_of: Optimizer | None = None
 
@@ -71,6 +72,7 @@ class Learner:
         """Forget the gradients of before."""
         self._through.train()
         self.optimizer.zero_grad()
+        self._tidy.up()
 
     def forward(self, piece: Batch, last: bool) -> Batch:
         """What the network gives of a piece, for the gradient at it to follow. last: the gradients of all processes

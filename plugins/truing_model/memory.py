@@ -4,30 +4,33 @@ generator takes. What several models hold frozen, and hold as one, is counted on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from msgspec.structs import replace
 from transformers import PreTrainedConfig
 
-from truing.fields import IDS, PROMPT_TOKENS, Batch, fields
+from truing.fields import Batch, fields
 from truing.recipe import Phase
 from truing.stage import ModelSpec, within
 from truing_model import plugin
 from truing_model.head import CHUNK, KEPT
 from truing_model.menu_divergence import Divergence
-from truing_model.menu_process import ProcessScorer
+from truing_model.menu_likelihood import Likelihood
+from truing_model.menu_place import ModelScorer
 from truing_model.trial import Moved, Outline, Tried
+from truing_tensor.machine import HELD
 
-_LOOSE, _LOOSE_IN_TURNS = 0.75, 1.25
+LOOSE = 0.75
 """what a heap holds beside each byte of activations: places between what stays, too small for the next step's; measured
-on runs of SmolLM2 with all weights and through LoRA, after some steps, and where learning takes turns with sampling"""
+on runs of SmolLM2 with all weights and through LoRA, after some steps of data"""
+LOOSE_IN_TURNS = HELD * (1 + LOOSE) - 1
+"""the same where steps are sampled: no two are alike, and what is held grows until it is given back"""
+_KERNELS = 1024 * 280_000
+"""bytes that oneDNN compiles: in bfloat16 it keeps so many kernels, one for each shape of a product that it met last"""
 
-_PLACES = 64
-"""tokens that the engine makes room for at a time in every seat"""
-_DRAWN = 5
-"""numbers that are held of a word when a token is drawn: logits, their logarithms and chances, and runs of these"""
+PASSING = ("activations", "unused heap", "vocabulary")
+"""what a step of learning gives back when it is through"""
 
 Shape = Callable[[plugin.LanguageModelSpec], tuple[plugin.LanguageModelSpec, PreTrainedConfig] | None]
 """The model that one begins from, and its shape; None if it is none of ours."""
@@ -85,13 +88,15 @@ def _own(model: Outline, held: set[Any]) -> int:
 def _scoring(phase: Phase, earlier: Mapping[str, ModelSpec]) -> Iterator[plugin.LanguageModelSpec]:
     """The models that score."""
     for _, spec in within(phase.scorer) if phase.scorer else ():
-        if not isinstance(spec, plugin.RewardScorer | ProcessScorer | Divergence):
+        if isinstance(spec, plugin.LanguageModelSpec):
+            yield spec
+        if not isinstance(spec, ModelScorer):
             continue
-        options = spec.placement
+        options, path = spec.placement, getattr(spec, "path", "")
         # Of an average the first model stays.
-        path = spec.path if isinstance(spec.path, str) else spec.path[0]
+        path = path if isinstance(path, str) else path[0]
         made = earlier.get(path.removeprefix("@"))
-        if isinstance(spec, Divergence):
+        if isinstance(spec, Divergence | Likelihood):
             yield plugin.CausalLm(path=path, **options)
         elif isinstance(spec, plugin.RewardScorer) and spec.trunk and isinstance(made, plugin.RewardModel):
             yield replace(made, path=spec.trunk, **options)
@@ -105,12 +110,12 @@ def memory(
     tried: Tried,
     moved: Moved,
     targets: int,
-    sampled: Mapping[str, int],
+    in_turns: bool,
 ) -> dict[str, int]:
     """Bytes by what they are for, while the largest piece is learned from. targets: its tokens that reach the words.
-    sampled: what a generator takes."""
-    in_turns = bool(sampled) and "its process" not in sampled
+    in_turns: it is sampled in this process, too."""
     policy, size = company.policy, company.policy.size
+    cpu, loose = policy.device.type == "cpu", LOOSE_IN_TURNS if in_turns else LOOSE
     halves = 2 if getattr(policy.spec, "reference_dtype", "") == "bf16" else 4
     elsewhere = getattr(policy.spec, "reference_device", "auto") not in ("auto", policy.device.type)
     kept = tried.kept + tried.layer
@@ -119,7 +124,7 @@ def memory(
     visitors = [model.size.weights for model in company.scorers if model.spec.offload] + [asked] * visiting
     passing = {
         "activations": int(kept),
-        "unused heap": int((_LOOSE_IN_TURNS if in_turns else _LOOSE) * kept) if policy.device.type == "cpu" else 0,
+        "unused heap": int(loose * kept) if cpu else 0,
         "vocabulary": vocabulary_bytes(targets, size.words),
     }
     return {
@@ -131,43 +136,8 @@ def memory(
         # The table of words gets one gradient as input and one as output, and they meet at the end.
         "gradients": sum(each.size.gradients + 4 * each.table for each in company.learning),
         **passing,
+        "kernels": _KERNELS if cpu and policy.bf16 else 0,
     }
-
-
-def kv_cache(config: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of so many tokens: those of a prompt once, and of every completion under way."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    each = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * each * tokens * dtype.itemsize
-
-
-def sampling(outline: Outline, phase: Phase, steps: Sequence[Batch], libraries: int) -> dict[str, int]:
-    """What a generator takes that samples on this machine: a copy of the model, and the keys of what it writes; as much
-    again if an opponent listens to the reference. In a process of its own also what that takes, and weights on the way.
-    """
-    seats = getattr(phase.generator, "seats", None)
-    if seats is None:
-        return {}
-    dtype = torch.bfloat16 if outline.bf16 else torch.float32
-    seats = seats or (64 if outline.device.type == "cpu" else 256)
-    opponents = getattr(phase.generator, "opponents", 0)
-    copies = 2 if opponents and getattr(phase.generator, "mixture", 0.0) else 1
-    group = getattr(phase.generator, "samples", 1) + opponents
-    taken = min(seats, group * max(len(step[IDS]) for step in steps))
-    written = taken * math.ceil(getattr(phase.generator, "max_new_tokens", 0) / _PLACES) * _PLACES
-    prompts = max(len(step[PROMPT_TOKENS]) for step in steps)
-    cache = kv_cache(outline.config, written + prompts, dtype)
-    loose = 1 + _LOOSE if outline.device.type == "cpu" else 1
-    memory = {
-        "generator": copies * dtype.itemsize * outline.size.base,
-        "KV cache": int(loose * copies * cache),
-        "next tokens": int(loose * _DRAWN * 4 * taken * outline.size.words),
-    }
-    shared = getattr(phase.generator, "shared_copies", 0)
-    if shared and outline.device.type == "cpu":
-        memory |= {"its process": libraries, "shared weights": (shared + copies - 1) * outline.size.weights}
-    return memory
 
 
 def vocabulary_bytes(tokens: int, words: int) -> int:

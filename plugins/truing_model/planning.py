@@ -27,15 +27,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from truing.check import wanted
 from truing.errors import Problem, UserError
 from truing.fields import (
-    COMPLETIONS,
-    GROUP,
     IDS,
     LOGPROBS_OLD,
     LOGPROBS_PROXIMAL,
     LOGPROBS_REF,
-    OPPONENT,
     PROMPT_TOKENS,
-    SEQ,
     TOKENS,
     VALUES_OLD,
     Batch,
@@ -50,8 +46,9 @@ from truing_model.encode import Encoder
 from truing_model.head import CHUNK, KEPT
 from truing_model.layout import cut_into_pieces, lengths_of
 from truing_model.loading import load_tokenizer, origin
-from truing_model.memory import Company, memory as held, sampling
+from truing_model.memory import Company, memory as held
 from truing_model.planning_parallel import bytes_of_one, seconds_of_one
+from truing_model.planning_sampling import at_rest, in_turns, sampled, sampling
 from truing_model.planning_student import Teaching
 from truing_model.scratch import write_scratch
 from truing_model.trial import Moved, Outline, Tried, layers_alone
@@ -88,12 +85,11 @@ def plan(
     company, teaching = Company.of(outline, phase, earlier, shape), Teaching.of(outline, shape)
     tried, moved = company.tried(largest.batch, largest.rows), outline.moved(cast(Any, phase.optimizer))
     reference = _reference(outline, earlier)
-    sampled = sampling(outline, phase, [step.batch for step in cut], libraries)
-    memory = {"libraries": libraries, **held(company, reference, tried, moved, largest.targets, sampled), **sampled}
+    taken = sampling(outline, phase, [step.batch for step in cut], libraries)
+    learned = held(company, reference, tried, moved, largest.targets, in_turns(taken))
+    memory = {"libraries": libraries, **learned, **taken}
     memory |= teaching.bytes(largest.targets) if teaching else {}
     memory = bytes_of_one(memory, spec.parallel, outline.size)
-    # In a step of one piece, gradients come as activations go.
-    apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
     speed = _Speed(company, tried, moved, largest, outline.head(largest.targets))
     # What the reference says of a group is kept, so it is asked in the first pass; of what is sampled it is not.
     asked = 1.0 if phase.generator else min(steps, per_epoch) / steps
@@ -107,12 +103,19 @@ def plan(
         parameters=sum(model.size.parameters for model in company.learning),
         trained=sum(model.size.trained for model in company.learning),
         memory={part: count for part, count in memory.items() if count},
-        peak=sum(memory.values()) - apart,
+        peak=_peak(memory, cut),
         free=_free(outline.device),
         tokens=fmean(len(step.batch[PROMPT_TOKENS]) + len(step.batch[TOKENS]) for step in cut),
         seconds={"step": sum(shares.values()), **shares, "phase": steps * sum(shares.values()) + looked},
         notes=_notes(outline, largest, phase, tried),
     )
+
+
+def _peak(memory: Mapping[str, int], cut: Sequence[Step]) -> int:
+    """Bytes at the most: not all parts are at theirs at a time."""
+    # In a step of one piece, gradients come as activations go.
+    apart = min(memory["gradients"], memory["activations"]) if all(len(step.pieces) == 1 for step in cut) else 0
+    return sum(memory.values()) - apart - at_rest(memory)
 
 
 def beginning(spec: ModelSpec, earlier: Mapping[str, ModelSpec]) -> plugin.LanguageModelSpec | None:
@@ -251,24 +254,6 @@ def _reference(outline: Outline, earlier: Mapping[str, ModelSpec]) -> Outline | 
         return None
     found = _shape(plugin.CausalLm(path=named), earlier) if named else None
     return Outline(plugin.CausalLm(path=named), *found, outline.wanted, outline.device) if found else outline
-
-
-def sampled(batch: Batch, encoder: Encoder, phase: Phase) -> Batch:
-    """What a generator could make of the prompts of a batch: every completion as long as it may be, and as many as an
-    estimator keeps. Those of an opponent are learned from where the loss asks whose they are."""
-    count, most = getattr(phase.generator, "samples", 1), getattr(phase.generator, "max_new_tokens", 1)
-    if OPPONENT in (phase.loss.requires() if phase.loss else fields()):
-        count += getattr(phase.generator, "opponents", 0)
-    count = min(count, getattr(phase.advantage, "keep", count))
-    prompts = {key: value for key, value in batch.items() if key.dims in ("", "group")}
-    groups = torch.arange(len(batch[IDS])).repeat_interleave(count)
-    encoded = encoder(Batch({**prompts, GROUP: groups, COMPLETIONS: [""] * len(groups)})).batch
-    completions = torch.arange(len(encoded[GROUP]))
-    longest = {
-        TOKENS: torch.zeros(most * len(completions), dtype=torch.int64),
-        SEQ: completions.repeat_interleave(most),
-    }
-    return encoded.put_all(longest)
 
 
 class _Speed(NamedTuple):

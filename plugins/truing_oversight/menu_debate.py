@@ -69,6 +69,16 @@ class Debate(GeneratorSpec, frozen=True, kw_only=True):
         ),
     ] = 2048
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The most that one side says."""
+        return self.rounds * getattr(self.generator, "max_new_tokens", 0)
+
+    @property
+    def hears(self) -> int:
+        """The most tokens that it hears of the other."""
+        return 0 if self.consultancy else self.max_new_tokens
+
     def requires(self) -> Fields:
         """What whoever writes needs, and what the other side is told."""
         return self.generator.requires() | fields(IDS, PROMPTS, PROMPT_TOKENS, PROMPT_GROUP, METADATA)

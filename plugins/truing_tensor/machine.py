@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -70,6 +71,28 @@ def let_go_of_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class Tidy:
+    """Keeps what is free in the heap within bounds, where it is kept. What a step asks for fits into what another freed
+    only where that was as large; where rows are longer it comes on top, again and again."""
+
+    def __init__(self) -> None:
+        self._least = self._takes = 0
+
+    def up(self) -> None:
+        """Between two steps: give freed memory back if much more of it is held than a step takes."""
+        more = resident() - self._least
+        self._takes = self._takes or max(more, _LITTLE)
+        if not self._least or more > HELD * self._takes:
+            let_go_of_freed_memory()
+            self._least, self._takes = resident(), 0
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not say."""
+    told = Path("/proc/self/statm")
+    return int(told.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if told.exists() else 0
+
+
 def give_freed_memory_back() -> None:
     """Have glibc give large freed blocks back at once. Weights that are put together a layer at a time leave holes in a
     heap, and these would be as large as what sharing the weights saves."""
@@ -102,6 +125,10 @@ def _tune(values: Mapping[int, int]) -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
+HELD = 1.25
+"""how much of what was freed is held for the next steps, by what a step takes that has to fetch it all"""
+_LITTLE = 2**26
+"""bytes that are not worth the time it takes to look for them"""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _APART: list[int] = []
 """from how many bytes on a block lies apart, as it was set one time after another"""

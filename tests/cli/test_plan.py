@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -252,7 +253,13 @@ def test_a_phase_that_samples_counts_its_generator_and_completions_as_long_as_th
     learned, sampled = (one["estimate"] for one in said.json["phases"])
     assert "generator" not in learned["memory"]
     assert sampled["memory"]["generator"] == sampled["memory"]["weights"]
-    assert sampled["memory"]["KV cache"] > 0
+    parts = sampled["memory"]
+    cached = parts["KV cache"] + parts["next tokens"]
+    learned_in = parts["activations"] + parts["unused heap"] + parts["vocabulary"]
+    # The one is given back before the other is asked for.
+    gone = min(cached, learned_in) + min(parts["gradients"], parts["activations"])
+    assert sampled["peak"] == sum(parts.values()) - gone
+    assert cached > 0
     rl = load(ROOT / "recipes" / "tiny" / "grpo.toml", discover()).phases[1]
     generator: Any = rl.generator
     assert sampled["tokens"] > rl.loop.batch * generator.samples * generator.max_new_tokens
@@ -266,6 +273,36 @@ def test_of_best_of_n_as_many_completions_are_planned_as_are_kept(truing):
     sampled = said.json["phases"][1]["estimate"]
     longest = rl.loop.batch * generator.max_new_tokens
     assert longest < sampled["tokens"] < generator.samples * longest
+
+
+def test_what_a_generator_inside_of_another_writes_is_planned(truing):
+    said = truing("plan", str(ROOT / "recipes" / "tiny" / "debate.toml"), "--json")
+    assert said.status == 0, said.err
+    play = load(ROOT / "recipes" / "tiny" / "debate.toml", discover()).phases[2]
+    debate: Any = play.generator
+    told = next(one["estimate"] for one in said.json["phases"] if one["phase"] == "play")
+    # Two statements of this side are learned from, and what the other side says lies between them.
+    (piece,) = (note for note in told["notes"] if "largest piece" in note)
+    rows, targets = (int(number.replace(",", "")) for number in re.findall(r"[\d,]+(?= tokens| of them)", piece))
+    assert targets == play.loop.batch * debate.samples * debate.rounds * debate.generator.max_new_tokens
+    assert rows > 2 * targets
+    assert told["memory"]["generator"] == told["memory"]["weights"]
+
+
+def test_what_a_generator_does_not_say_the_one_inside_of_it_does():
+    from truing_faults.menu_stages import FaultyGenerator
+    from truing_feedback.menu_distill import OwnOrGiven
+    from truing_feedback.menu_revise import CritiqueRevise
+    from truing_generate.plugin import Engine
+    from truing_model.planning_sampling import said
+    from truing_workers.plugin import Process
+
+    engine = Engine(samples=3, max_new_tokens=5, seats=7)
+    for around in (FaultyGenerator(generator=engine), OwnOrGiven(generator=Process(generator=engine))):
+        assert [said(around, option, 0) for option in ("samples", "max_new_tokens", "seats")] == [3, 5, 7]
+        assert said(around, "shared_copies", 0) == 2 * isinstance(around, OwnOrGiven)
+    revised = CritiqueRevise(generator=Engine(samples=1, max_new_tokens=5), samples=2, rounds=3, keep="all-and-first")
+    assert [said(revised, option, 0) for option in ("completions", "samples", "max_new_tokens")] == [8, 2, 5]
 
 
 def learned_by_ppo(name: str, critic: dict[str, Any] | None, **scorer: str) -> str:
@@ -303,6 +340,15 @@ def test_what_a_critic_and_a_reward_model_hold_as_one_with_the_policy_is_counted
     assert apart["memory"]["weights"] == whole + head["memory"]["weights"] - 4 * (SHAPE["width"] + 1)
     assert critic["memory"]["activations"] > 1.5 * head["memory"]["activations"]
     assert critic["seconds"]["layers"] > head["seconds"]["layers"]
+
+
+def test_the_model_of_a_judge_is_counted(told):
+    judged = learned_by_ppo("rl", None).replace('"reward-model"\npath = "@reward"', '"judge"\nform = "points"')
+    judged = judged.replace(
+        "[phase.rl.optimizer]", '[phase.rl.scorer.model]\nuse = "causal-lm"\npath = "@sft"\n[phase.rl.optimizer]'
+    )
+    sft, rl = told(phase("scratch-lm", start="phase.sft.", loss="simpo", **SHAPE), judged)
+    assert rl["memory"]["scorers"] == 4 * sft["parameters"]
 
 
 def test_of_models_that_are_offloaded_the_largest_is_counted_beyond_what_a_step_gives_back(told):
@@ -420,7 +466,7 @@ def test_a_cache_of_keys_is_as_large_as_transformers_makes_it(here, written):
     import torch
     from transformers import DynamicCache
 
-    from truing_model.memory import kv_cache
+    from truing_model.planning_sampling import kv_cache
 
     written(phase("scratch-lm", **SHAPE))
     model = built(here)[1].network.base
