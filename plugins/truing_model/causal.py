@@ -57,7 +57,7 @@ from truing_model.loading import cache_folder, load_model, load_tokenizer, origi
 from truing_model.lora import add_lora, merged
 from truing_model.offload import Offload, in_use, let_go
 from truing_model.reference import ReferenceStore, by_group, fingerprint, group_keys, group_sizes
-from truing_model.state import dump, load_heads, save_heads, trainable
+from truing_model.state import dump, load_heads, save_heads, told_by_the_disk, trainable
 from truing_model.step import StepSums, counts_of, needs_all, parts, reached
 from truing_model.trunk import share
 from truing_model.weights import ModelWeights
@@ -225,7 +225,7 @@ class CausalLm:
     def export(self, folder: Path) -> Mapping[str, Any]:
         """Write a folder that transformers loads; with LoRA the merged model, and the adapter itself in `adapter/`."""
         self._keep_reference()
-        with self.crew.whole(MODEL):
+        with self.crew.whole(MODEL), told_by_the_disk():
             return self._export(folder)
 
     def _export(self, folder: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ positions restart behind the prompt for every answer. No row is padded to the le
 What was heard between the turns of a completion lies in the row where it was read, so what follows attends to it; it is
 no target, and no field along `token` knows of it.
 
-Pieces hold at most so many tokens and are balanced by what they cost. A group that is larger than a piece is cut
-between its completions, each part with the prompt of its own. No other group is: attention that computes only what is
-seen makes a shared prompt the cheaper way at every length.
+Pieces hold at most so many tokens. Those of several ranks, which wait for each other, are balanced by what they cost;
+those of one are few and alike in size. A group that is larger than a piece is cut between its completions, each part
+with the prompt of its own. No other group is: attention that computes only what is seen makes a shared prompt the
+cheaper way at every length.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from truing.fields import GROUP, HEARD, HEARD_BEFORE, IDS, PROMPT_GROUP, PROMPT_TOKENS, SEQ, TOKENS, Batch, Field
 from truing_tensor.groups import places, take
+from truing_tensor.products import filled_up
 from truing_tensor.segments import owners
 from truing_tensor.spans import Lengths, RowPlan, row_plan
 
@@ -73,15 +75,17 @@ class Pieces(NamedTuple):
 
 
 def cut_into_pieces(batch: Batch, budget: int, costs: Costs, multiple_of: int = 1) -> Pieces:
-    """Cut a step into pieces of at most `budget` tokens, balanced by cost, their number a multiple of the ranks.
+    """Cut a step into pieces of at most `budget` tokens, their number a multiple of the ranks.
 
     A single completion longer than the budget is a piece of its own. The same step is always cut the same way.
     """
     fine = regrouped(batch, budget)
     lengths = lengths_of(fine)
-    weights = [costs.group(*group) for group in lengths]
     sizes = [prompt + sum(answers) for prompt, answers in lengths]
-    parts = balanced(weights, sizes, budget, multiple_of)
+    if multiple_of == 1:
+        parts = alike(sizes, budget)
+    else:
+        parts = balanced([costs.group(*group) for group in lengths], sizes, budget, multiple_of)
     found = [take(fine, groups) for groups in parts]
     return Pieces(found, [places(fine, groups) for groups in parts], fine is not batch)
 
@@ -103,6 +107,43 @@ def balanced(weights: Sequence[float], sizes: Sequence[int], budget: int, multip
         load[best] += weights[group]
         room[best] -= sizes[group]
     return [sorted(groups) for groups in content if groups]
+
+
+def alike(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Groups to few bins of about the same size, within the budget, of whose rows few are `filled_up` in vain. A group
+    over the budget has a bin of its own."""
+    left = sorted(range(len(sizes)), key=lambda at: (-sizes[at], at))
+    bins: list[list[int]] = []
+    while left:
+        taken = left[:1] if sizes[left[0]] > budget else _next_bin(left, sizes, budget)
+        bins.append(sorted(taken))
+        left = [at for at in left if at not in bins[-1]]
+    return bins
+
+
+def _next_bin(left: list[int], sizes: Sequence[int], budget: int) -> list[int]:
+    """Those of the groups left that make up a bin: of the sums near an even share, the one with least in vain."""
+    whole = sum(sizes[at] for at in left)
+    if whole <= budget:
+        return left
+    # Bit s of reached[n] says whether some of the first n groups come to s.
+    reached = [1]
+    for at in left:
+        reached.append((reached[-1] | reached[-1] << sizes[at]) & ((2 << budget) - 1))
+    sums = [total for total in range(1, budget + 1) if reached[-1] >> total & 1]
+    # How many bins there are to be, of which the others must be able to hold the rest.
+    count = next(n for n in range(math.ceil(whole / budget), len(left) + 1) if whole - sums[-1] <= (n - 1) * budget)
+    share = whole / count
+    sums = [total for total in sums if whole - total <= (count - 1) * budget]
+    near = [total for total in sums if abs(total - share) <= budget / 8] or [min(sums, key=lambda s: abs(s - share))]
+    in_vain = {total: filled_up(total) - total for total in {*near, *(whole - total for total in near)}}
+    total = min(near, key=lambda total: (in_vain[total] + in_vain[whole - total] * (count == 2), abs(total - share)))
+    taken: list[int] = []
+    for number in reversed(range(len(left))):
+        if not reached[number] >> total & 1:
+            taken.append(left[number])
+            total -= sizes[left[number]]
+    return taken
 
 
 def regrouped(batch: Batch, budget: int) -> Batch:

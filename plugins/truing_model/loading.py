@@ -29,6 +29,7 @@ from truing.errors import Problem, UserError
 from truing.whole import write_whole
 from truing_model.paths import AS_SAFETENSORS, local_path, strange
 from truing_model.plugin import PretrainedSpec
+from truing_model.state import told_by_the_disk
 
 logging.disable_progress_bar()
 
@@ -142,7 +143,8 @@ def _unpack(file: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, **where, quantization_config=plain, dtype=torch.float32, trust_remote_code=False
         )
-    model.save_pretrained(folder)
+    with told_by_the_disk():
+        model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, **where, trust_remote_code=False).save_pretrained(folder)
 
 

@@ -13,6 +13,7 @@ from truing.run import Run
 from truing.whole import write_whole
 from truing_model import plugin
 from truing_model.causal import CausalLm
+from truing_model.state import told_by_the_disk
 
 _END = "<|end|>"
 _TEMPLATE = (
@@ -49,7 +50,8 @@ def write_scratch(folder: Path, spec: plugin.ScratchLm, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+    with told_by_the_disk():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -60,9 +61,18 @@ def save_state(
             "version": version,
         }
         (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
-    with ThreadPoolExecutor() as writers:
+    with told_by_the_disk(), ThreadPoolExecutor() as writers:
         for done in [writers.submit(save_file, file, folder / f"{name}.safetensors") for name, file in files.items()]:
             done.result()
+
+
+@contextmanager
+def told_by_the_disk() -> Iterator[None]:
+    """What safetensors cannot write is said as Python says it. Raises OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def load_state(

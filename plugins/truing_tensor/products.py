@@ -2,7 +2,7 @@
 
 torch asks MKL, and MKL takes a processor that is not Intel's for one without AVX-512: half of its width is idle. oneDNN
 uses all of it. But oneDNN compiles a kernel for each shape it meets, which takes as long as some ten products, so it
-is asked only where rows come in whole multiples of ROWS, and a pass fills its rows up to one (`filled`).
+is asked only where rows come in whole multiples of some number, and a pass fills its rows up to one (`filled`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,37 @@ from truing_tensor.machine import apart_from_the_heap
 ROWS = 128
 """of what number rows that oneDNN is asked for are a multiple: larger, more is computed in vain; smaller, more kernels
 are compiled, each of which takes memory, and they are slower"""
+WIDE = 2**20
+"""how many numbers a matrix has, a vocabulary's above all, whose products take so long that few rows in vain are worth
+the kernels of more shapes"""
 
 
-def filled(values: Tensor) -> Tensor:
-    """Values [row, ...] followed by zeros up to whole multiples of ROWS, where that makes their products faster: not
-    where most of what is computed would be in vain."""
-    more = -len(values) % ROWS
-    if not more or len(values) < 2 * ROWS or values.is_cuda or not by_onednn():
-        return values
-    return pad(values, [0] * (2 * values.ndim - 1) + [more])
+def rows_for(numbers: int) -> int:
+    """Of what number rows are a multiple when oneDNN is asked for their products with a matrix of so many numbers."""
+    return ROWS // 4 if numbers >= WIDE else ROWS
+
+
+def filled(values: Tensor, rows: int | None = None) -> Tensor:
+    """Values [row, ...] followed by zeros up to whole multiples of `rows`, or of ROWS, where that makes their products
+    faster: not where most of what is computed would be in vain."""
+    more = filled_up(len(values), rows) - len(values)
+    return values if not more or values.is_cuda else pad(values, [0] * (2 * values.ndim - 1) + [more])
+
+
+def filled_up(count: int, rows: int | None = None) -> int:
+    """How many rows so many are once they are `filled`."""
+    rows = rows or ROWS
+    return count + -count % rows if count >= 2 * rows and by_onednn() else count
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left [row, inner] @ right [inner, column]."""
-    return _by_onednn(left, right) if _suits(left) else left @ right
+    return _by_onednn(left, right) if _suits(left, rows_for(right.numel())) else left @ right
 
 
 def product_over(left: Tensor, right: Tensor) -> Tensor:
     """left [row, x]' @ right [row, y], in whichever layout comes of it."""
-    if not _suits(right):
+    if not _suits(right, rows_for(left.shape[1] * right.shape[1])):
         return left.T @ right
     # What stands on its side is copied first, so let that be the narrower one.
     if left.shape[1] > right.shape[1]:
@@ -54,7 +66,7 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input [row, inner], or with more dims in front."""
         flat = input.flatten(0, -2)
-        if not _suits(flat) or torch.is_autocast_enabled(input.device.type):
+        if not _suits(flat, rows_for(self.weight.numel())) or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
         found = _Product.apply(flat, self.weight) if torch.is_grad_enabled() else product(flat, self.weight.T)
         found = found.unflatten(0, input.shape[:-1])
@@ -65,7 +77,7 @@ def down(linear: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     """linear(silu(gate) * up), of gate and up [row, inner]. What goes into the linear layer is not kept for the
     backward pass, which makes it again on its way."""
     alone = type(linear) is Linear and linear.bias is None and torch.is_grad_enabled()
-    if not alone or not _suits(gate) or torch.is_autocast_enabled(gate.device.type):
+    if not alone or not _suits(gate, rows_for(linear.weight.numel())) or torch.is_autocast_enabled(gate.device.type):
         return linear(swiglu(gate, up))
     found: Tensor = _Down.apply(gate, up, linear.weight)
     return found
@@ -122,10 +134,10 @@ class _Down(torch.autograd.Function):
         return torch.ops.aten.silu_backward(of_inner.mul_(up), gate), to_up, to_weight
 
 
-def _suits(rows: Tensor) -> bool:
-    """Whether so many rows [row, ...] are for oneDNN."""
-    whole = len(rows) > 0 and len(rows) % ROWS == 0
-    return whole and rows.dtype == torch.float32 and rows.device.type == "cpu" and by_onednn()
+def _suits(values: Tensor, rows: int) -> bool:
+    """Whether values [row, ...] are for oneDNN, which is asked for whole multiples of `rows`."""
+    whole = len(values) > 0 and len(values) % rows == 0
+    return whole and values.dtype == torch.float32 and values.device.type == "cpu" and by_onednn()
 
 
 def _by_onednn(left: Tensor, right: Tensor) -> Tensor:

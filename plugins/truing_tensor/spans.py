@@ -19,6 +19,7 @@ from torch import Tensor
 
 from truing_tensor.fused import exact_type
 from truing_tensor.products import filled
+from truing_tensor.segments import owners
 
 QUERIES = 128
 """most queries of one block: shorter blocks see fewer keys in vain, longer ones are fewer calls"""
@@ -144,16 +145,16 @@ def row_plan(groups: Lengths) -> RowPlan:
     every: list[Block] = []
     predict: list[Block] = []
     completions: list[Seen] = []
-    sizes, owners, predictors = [], [], []
+    sizes, of, predictors = [], [], []
     at = token = 0
-    for prompt, answers in groups:
+    for group, (prompt, answers) in enumerate(groups):
         start = at
         # A single completion is one run with its prompt; several see the prompt as a prefix they share.
         prefix = (start, start + prompt) if len(answers) > 1 else (start, start)
         every += causal(prefix, prefix)
         at += prompt
         sizes.append(prompt)
-        owners.append(-1)
+        of.append((group, -1))
         for answer in answers:
             own = (at if len(answers) > 1 else start, at + answer)
             every += causal(own, own, prefix)
@@ -161,15 +162,12 @@ def row_plan(groups: Lengths) -> RowPlan:
             assert answer, "a completion has its end token at least"
             predictors += [torch.tensor([start + prompt - 1]), torch.arange(at, at + answer - 1)]
             sizes.append(answer)
-            owners.append(len(completions))
+            of.append((group, len(completions)))
             completions.append(Seen(token, at, answer, prefix, own))
             at, token = at + answer, token + answer
-    lengths = torch.tensor(sizes)
-    seq = torch.tensor(owners).repeat_interleave(lengths)
-    runs = torch.tensor([group for group, (_, answers) in enumerate(groups) for _ in range(len(answers) + 1)])
-    group = runs.repeat_interleave(lengths)
-    whole = Plan(every, torch.arange(at), group, seq)
-    return RowPlan(whole, Plan(predict, torch.cat(predictors), group, seq), completions)
+    whose = torch.tensor(of)[owners(sizes)].T
+    whole = Plan(every, torch.arange(at), *whose)
+    return RowPlan(whole, Plan(predict, torch.cat(predictors), *whose), completions)
 
 
 def prompt_plans(rows: Sequence[Sequence[int]]) -> tuple[Plan, Plan]:
@@ -188,7 +186,7 @@ def prompt_plans(rows: Sequence[Sequence[int]]) -> tuple[Plan, Plan]:
             ends.append(Block((len(last), len(last) + 1), (at, at), (at, at + length), length - 1))
             last.append(at + length - 1)
         at = own[1]
-    group = torch.arange(len(rows)).repeat_interleave(torch.tensor([max(lengths) for lengths in rows]))
+    group = owners([max(lengths) for lengths in rows])
     seq = torch.full_like(group, -1)
     return Plan(every, torch.arange(at), group, seq), Plan(ends, torch.tensor(last), group, seq)
 
@@ -226,7 +224,7 @@ class BlockAttention(torch.autograd.Function):
         kept: list[Tensor] = []
         for block in blocks:
             weights = _weights(scaled, keys, block)
-            out[slice(*block.queries)] = (weights @ _seen_by(block, values)).transpose(0, 1)
+            out[slice(*block.queries)] = torch.bmm(weights, _seen_by(block, values)).transpose(0, 1)
             kept.append(weights if weights.numel() <= _KEPT else weights.new_empty(0))
         ctx.blocks, ctx.scale, ctx.times = blocks, scale, times
         ctx.save_for_backward(scaled, keys, values, *kept)
@@ -244,19 +242,18 @@ class BlockAttention(torch.autograd.Function):
         for block, weights in zip(ctx.blocks, kept, strict=True):
             at = slice(*block.queries)
             found = weights if weights.numel() else _weights(scaled, keys, block)
-            _add(to_values, block, found.transpose(1, 2) @ of_out[:, at])
-            of_weights = of_out[:, at] @ _seen_by(block, values).transpose(1, 2)
+            _add(to_values, block, torch.bmm(found.transpose(1, 2), of_out[:, at]))
+            of_weights = torch.bmm(of_out[:, at], _seen_by(block, values).transpose(1, 2))
             of_scores = _softmax_backward(of_weights, found)
-            to_query[at] = (of_scores @ _seen_by(block, keys)).transpose(0, 1)
-            _add(to_keys, block, of_scores.transpose(1, 2) @ scaled[:, at])
+            to_query[at] = torch.bmm(of_scores, _seen_by(block, keys)).transpose(0, 1)
+            _add(to_keys, block, torch.bmm(of_scores.transpose(1, 2), scaled[:, at]))
         to_query *= ctx.scale
         return to_query, _by_row(to_keys, ctx.times), _by_row(to_values, ctx.times), None, None
 
 
 def _weights(scaled: Tensor, keys: Tensor, block: Block) -> Tensor:
     """Attention weights [head, query, key] of a block, its prefix's keys first."""
-    at = slice(*block.queries)
-    scores = scaled[:, at] @ _seen_by(block, keys).transpose(1, 2)
+    scores = torch.bmm(scaled[:, slice(*block.queries)], _seen_by(block, keys).transpose(1, 2))
     own = block.own[1] - block.own[0]
     first = max(block.diagonal + 1, 0)
     if first < own:

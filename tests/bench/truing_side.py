@@ -19,6 +19,7 @@ import anyio
 import torch
 
 from truing.bus import Bus
+from truing.cli.running import in_one_heap
 from truing.fields import (
     COMPLETIONS,
     GROUP,
@@ -65,6 +66,8 @@ def main() -> None:
     options.add_argument("--reference-known", action="store_true", help="leave the reference's forward pass out")
     given = options.parse_args()
     torch.set_num_threads(2)
+    # As `truing run` does.
+    in_one_heap()
     online = given.task in ("grpo", "generate")
     seen = anyio.run(partial(generated if online else learned, given))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

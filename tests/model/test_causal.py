@@ -16,6 +16,7 @@ from truing.errors import RunFailed, UserError
 from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, REJECTED, Batch, Group, fields
 from truing.run import Run, Stopped
 from truing.stage import LossValue, Term
+from truing.whole import write_whole
 from truing_model.plugin import AdamW, CausalLm, ScratchLm
 from truing_model.scratch import write_scratch
 from truing_model.state import trainable
@@ -174,6 +175,19 @@ def test_a_checkpoint_holds_no_pickle(family_folder: Any, run: Run, tmp_path: Pa
     model.learn(model.encode(batch_of(pairs())).batch, sft)
     model.checkpoint(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "export"])
+def test_a_disk_that_takes_no_more_weights_is_named(what: str, family_folder: Any, run: Run, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    model, limits = model_of(family_folder("llama"), run), resource.getrlimit(resource.RLIMIT_FSIZE)
+    model.attach(optimizer(run), 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(RunFailed, match=rf"cannot write {tmp_path / what}: .*File too large"):
+            write_whole(tmp_path / what, getattr(model, what))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_request_to_stop_between_micro_batches_changes_nothing(family_folder: Any, run: Run) -> None:

@@ -18,6 +18,7 @@ from truing_model.encode import with_tokens
 from truing_model.forward import decoder_for
 from truing_model.layout import (
     Costs,
+    alike,
     balanced,
     cut_into_pieces,
     lengths_of,
@@ -196,6 +197,26 @@ def test_bins_differ_in_weight_by_no_more_than_their_heaviest_group_where_the_bu
     assert sorted(group for content in bins for group in content) == list(range(len(weights)))
     assert max(loads) - min(loads) <= max(weights)
     assert len(bins) == min(ranks, len(weights))
+
+
+@given(st.lists(st.integers(1, 500), max_size=30), st.integers(100, 600))
+@settings(deadline=None, max_examples=100)
+def test_bins_of_one_rank_keep_to_the_budget_and_hold_every_group_once(sizes: list[int], budget: int) -> None:
+    bins = alike(sizes, budget)
+    assert sorted(group for content in bins for group in content) == list(range(len(sizes)))
+    assert all(len(content) == 1 or sum(sizes[group] for group in content) <= budget for content in bins)
+
+
+def test_bins_of_one_rank_are_alike_and_of_those_the_ones_that_fill_rows_least_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert alike([40, 47, 61], 100) == [[2], [0, 1]]
+    sizes = [64, 56, 48, 40, 32]
+    assert alike(sizes, 140) == [[0, 1], [2, 3, 4]]
+    monkeypatch.setattr(products, "by_onednn", lambda: True)
+    monkeypatch.setattr(products, "ROWS", 16)
+    # 120 each would be even, and filled up to 128; 112 and 128 are not filled at all.
+    assert alike(sizes, 140) == [[0, 2], [1, 3, 4]]
 
 
 def test_a_groups_cost_is_less_shared_than_apart_at_every_length() -> None:
