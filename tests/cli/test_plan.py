@@ -366,6 +366,12 @@ def test_of_models_that_are_offloaded_the_largest_is_counted_beyond_what_a_step_
     assert start[3]["peak"] < start[2]["peak"]
 
 
+def test_what_is_compiled_for_products_of_bfloat16_is_counted(told):
+    single, half = (told(phase("scratch-lm", dtype=dtype, **SHAPE))[0]["memory"] for dtype in ("fp32", "bf16"))
+    assert "kernels" not in single
+    assert half["kernels"] == 1024 * 280_000
+
+
 def test_a_named_reference_is_counted_by_its_own_shape(told):
     small, large = ({"width": 32, "layers": layers, "heads": 2} for layers in (1, 5))
     one, two, three = told(
