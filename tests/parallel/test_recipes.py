@@ -4,13 +4,16 @@ TRUING_RECIPES=all python -m pytest tests/parallel/test_recipes.py      or names
 
 Losses are the same to 1e-5 over the first steps of the first phase, and to 1e-3 from there on: rounding grows where it
 learns from itself. Pairs, for one, do not say where the zero of a reward is: in that direction a gradient is rounding,
-Adam makes steps of it, and what is scored then is moved by as much.
+Adam makes steps of it, and what is scored then is moved by as much. Behind a phase that makes data losses are not held
+against each other: one token that is sampled otherwise is another label, also in one process that cuts its steps
+elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -51,8 +54,10 @@ def test_a_recipe_learns_in_two_processes_what_it_learns_in_one(
         assert launched.ends(600) == [0] * count, launched.said
     expected, found = (metrics(run_folder(tmp_path / f"{count}")) for count in (1, 2))
     assert found.keys() == expected.keys()
-    first = next(phase for _, phase, _ in expected)
-    for step, numbers in expected.items():
-        if "loss" in numbers:
-            near = 1e-5 if step[1] == first and step[2] <= FIRST else 1e-3
-            assert found[step]["loss"] == pytest.approx(numbers["loss"], rel=near, abs=near), step
+    phases = load(RECIPES / f"{name}.toml", discover()).phases
+    alike = [phase.name for phase in takewhile(lambda phase: not phase.makes_data, phases)]
+    for (kind_of, phase, step), numbers in expected.items():
+        if "loss" in numbers and phase in alike:
+            near = 1e-5 if phase == alike[0] and step <= FIRST else 1e-3
+            of_two = found[kind_of, phase, step]["loss"]
+            assert of_two == pytest.approx(numbers["loss"], rel=near, abs=near), (phase, step)

@@ -27,7 +27,7 @@ from truing_simulate.measured import Measured, Shares, measured, pace_of
 from truing_simulate.pace import Places
 from truing_simulate.playing import Player
 
-STEPS, TOKENS = 16, 32
+STEPS, TOKENS, ROUNDS = 16, 32, 3
 PLAYED = 8 * (STEPS - 2) + 2
 """so many that all of what varied in a run is met equally often, and not what its few counted steps begin with"""
 TEXT = """
@@ -108,14 +108,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Made]:
     generators = discover().registry.shelf("generator")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found: list[Made] = []
-    for kind in KINDS:
+    found: dict[str, list[Made]] = {kind.name: [] for kind in KINDS}
+    # Others at work only ever add time, and seldom in all rounds.
+    for kind in KINDS * ROUNDS:
         text = TEXT.format(steps=STEPS, tokens=TOKENS, **kind._asdict())
         run = run_recipe(recipe(text), tmp_path_factory.mktemp("runs"))
         course = course_of(run.events, kind.staleness, kind.shared)
-        found.append(Made(kind, measured(Path(run.folder), "", generators), course))
+        found[kind.name].append(Made(kind, measured(Path(run.folder), "", generators), course))
     torch.set_num_threads(threads)
-    return found
+    return [min(some, key=lambda made: made.course.step_seconds) for some in found.values()]
 
 
 def predicted(kind: Kind, pace_from: Sequence[Measured]) -> Course:
