@@ -7,7 +7,6 @@ is asked only where rows come in whole multiples of some number, and a pass fill
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -142,9 +141,16 @@ def _suits(values: Tensor, rows: int) -> bool:
 
 def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
     shape = (left.shape, left.stride(), right.shape, right.stride(), torch.get_num_threads())
-    with nullcontext() if shape in _MET else apart_from_the_heap():
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
-    _MET.add(shape)
+    if shape not in _MET:
+        # What is compiled stays for good; what this gives would not, and is asked again.
+        with apart_from_the_heap():
+            _linear(left, right)
+        _MET.add(shape)
+    return _linear(left, right)
+
+
+def _linear(left: Tensor, right: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return found
 
 
