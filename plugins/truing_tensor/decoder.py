@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from truing_tensor.fused import rms_norm, rotate
-from truing_tensor.products import down, speed_up
+from truing_tensor.products import down, each, speed_up
 from truing_tensor.spans import Lengths, row_plan
 
 
@@ -130,15 +130,9 @@ def _layer(layer: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], attend: Att
     """One layer of the kind of Llama; with `rows`, its output at these rows alone."""
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, hidden)
-    asking = normed if rows is None else normed[rows]
-    query, key, value = (
-        project(part).unflatten(1, (-1, attention.head_dim))
-        for project, part in (
-            (attention.q_proj, asking),
-            (attention.k_proj, normed),
-            (attention.v_proj, normed),
-        )
-    )
+    asked, told = [attention.q_proj], [attention.k_proj, attention.v_proj]
+    sides = each(asked + told, normed) if rows is None else each(asked, normed[rows]) + each(told, normed)
+    query, key, value = (side.unflatten(1, (-1, attention.head_dim)) for side in sides)
     if hasattr(attention, "q_norm"):
         query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
     cos, sin = turns
@@ -148,7 +142,7 @@ def _layer(layer: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], attend: Att
     hidden = (hidden if rows is None else hidden[rows]) + attention.o_proj(seen)
     mlp = layer.mlp
     normed = _norm(layer.post_attention_layernorm, hidden)
-    return hidden + down(mlp.down_proj, mlp.gate_proj(normed), mlp.up_proj(normed))
+    return hidden + down(mlp.down_proj, *each([mlp.gate_proj, mlp.up_proj], normed))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

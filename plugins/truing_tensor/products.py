@@ -7,6 +7,7 @@ is asked only where rows come in whole multiples of some number, and a pass fill
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return _by_onednn(left, right) if _suits(left, rows_for(right.numel())) else left @ right
 
 
-def product_over(left: Tensor, right: Tensor) -> Tensor:
-    """left [row, x]' @ right [row, y], in whichever layout comes of it."""
+def product_over(left: Tensor, right: Tensor, turned: Tensor | None = None) -> Tensor:
+    """left [row, x]' @ right [row, y], in whichever layout comes of it. turned: right' where somebody has made it."""
     if not _suits(right, rows_for(left.shape[1] * right.shape[1])):
         return left.T @ right
     # What stands on its side is copied first, so let that be the narrower one.
-    if left.shape[1] > right.shape[1]:
-        return _by_onednn(right.T, left).T
+    if left.shape[1] > right.shape[1] or (turned is not None and left.shape[1] == right.shape[1]):
+        return _by_onednn(right.T if turned is None else turned, left).T
     return _by_onednn(left.T, right)
 
 
@@ -67,9 +68,17 @@ class Linear(nn.Linear):
         flat = input.flatten(0, -2)
         if not _suits(flat, rows_for(self.weight.numel())) or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
-        found = _Product.apply(flat, self.weight) if torch.is_grad_enabled() else product(flat, self.weight.T)
+        found = _Products.apply(flat, self.weight)[0] if torch.is_grad_enabled() else product(flat, self.weight.T)
         found = found.unflatten(0, input.shape[:-1])
         return found if self.bias is None else found + self.bias
+
+
+def each(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each of these linear layers gives of x [row, inner]."""
+    alone = all(type(linear) is Linear and linear.bias is None for linear in linears) and torch.is_grad_enabled()
+    if not alone or not _suits(x, ROWS) or torch.is_autocast_enabled(x.device.type):
+        return [linear(x) for linear in linears]
+    return list(_Products.apply(x, *(linear.weight for linear in linears)))
 
 
 def down(linear: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
@@ -99,20 +108,31 @@ def by_onednn() -> bool:
     return strange and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class _Product(torch.autograd.Function):
-    """y = x w', dx = dy w, dw = dy' x."""
+class _Products(torch.autograd.Function):
+    """y = x w' for each of some w; dx = sum of dy w, dw = dy' x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return product(x, weight.T)
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return tuple(product(x, weight.T) for weight in weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_y = gradients[0].contiguous()
-        to_x = product(of_y, weight) if ctx.needs_input_grad[0] else None
-        return to_x, product_over(of_y, x).contiguous() if ctx.needs_input_grad[1] else None
+        x, *weights = ctx.saved_tensors
+        of_each = [gradient.contiguous() for gradient in gradients]
+        to_x: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            for of_y, weight in zip(of_each, weights, strict=True):
+                part = product(of_y, weight)
+                to_x = part if to_x is None else to_x.add_(part)
+        asked = ctx.needs_input_grad[1:]
+        # On its side for all of them at once.
+        turned = x.T.contiguous() if sum(asked) > 1 else None
+        to_weights = (
+            product_over(of_y, x, turned).contiguous() if asks else None
+            for of_y, asks in zip(of_each, asked, strict=True)
+        )
+        return to_x, *to_weights
 
 
 class _Down(torch.autograd.Function):
