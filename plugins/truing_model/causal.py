@@ -79,6 +79,7 @@ class CausalLm:
         keep_freed_memory()
         # The model of the phase before goes only now: it is in circles, and Python seldom looks for those.
         gc.collect()
+        let_go_of_freed_memory()
         torch.manual_seed(run.seed_for("model", run.phase))
         self.spec = spec
         self.run = run
