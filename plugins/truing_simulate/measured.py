@@ -34,8 +34,8 @@ _OTHER = {"generate": "learn", "learn": "generate"}
 """what goes on beside what"""
 _MOST_LOST = 0.9
 """share of what a device does that another may take from it"""
-_DRAWS = 200
-"""waves that are drawn to know how many rounds one takes in the mean"""
+_DRAWS, _PROMPTS = 32, 4096
+"""at least so many waves, and so many prompts, are drawn to know how many rounds a wave takes in the mean"""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ def _size(run: Measured, shares: Shares) -> Size:
 
 def _rounds(run: Measured, lengths: Lengths) -> float:
     """How many rounds a wave of it takes in the mean."""
-    waves = (lengths.draw(list(range(at * run.groups, (at + 1) * run.groups)), run.samples) for at in range(_DRAWS))
+    draws = max(_DRAWS, _PROMPTS // run.groups)
+    waves = (lengths.draw(list(range(at * run.groups, (at + 1) * run.groups)), run.samples) for at in range(draws))
     return fmean(rounds(wave.ravel(), run.seats) for wave in waves)
 
 
