@@ -26,9 +26,7 @@ LUCK: Field[Tensor] = Field("luck", "seq", "int64")
 
 def drops(model: Any) -> bool:
     """Whether some layer of a model of transformers drops while it learns."""
-    return bool(attention_dropout(model)) or any(
-        isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()
-    )
+    return attention_dropout(model) > 0 or any(map(_drops, model.modules()))
 
 
 def attention_dropout(model: Any) -> float:
@@ -83,7 +81,7 @@ class Placed(nn.Dropout):
         # A part that sees some of the rows alone, as an expert does, cannot know which.
         if not self.training or places is None or len(places) != input.shape[-2]:
             return super().forward(input)
-        columns = torch.arange(input.shape[-1], device=input.device) + self.number * input.shape[-1]
+        columns = torch.arange(input.shape[-1], device=input.device) + (self.number << 32)
         hashed = places[:, None] ^ _mixed(columns).int()
         hashed.mul_(_FIRST).bitwise_xor_(hashed >> 15).mul_(_SECOND)
         return input.masked_fill(hashed < round(2**32 * self.p - 2**31), 0.0) * (1 / (1 - self.p))
