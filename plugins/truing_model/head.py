@@ -52,7 +52,8 @@ class TokenLogprobs(torch.autograd.Function):
         going to be asked for.
         """
         matrix, exact = weight.to(compute), _precision(compute)
-        logprobs, entropies, collisions, kept = [], [], [], []
+        logprobs, entropies, collisions = [], [], []
+        kept: list[Tensor | None] = []
         room = KEPT if gradients else 0
         count, rows = len(hidden), rows_for(matrix.numel())
         hidden, targets = filled(hidden, rows), filled(targets, rows)
@@ -70,12 +71,12 @@ class TokenLogprobs(torch.autograd.Function):
             if with_collision:
                 collisions.append(-2 * torch.linalg.vector_norm(chances, dim=1).log())
             room -= held.nbytes
-            kept.append(held if room >= 0 else held.new_empty(0))
+            kept.append(held if room >= 0 else None)
         found = torch.cat(logprobs)
         entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(found)
         collision = torch.cat(collisions) if with_collision else torch.zeros_like(found)
-        ctx.compute, ctx.with_entropy = compute, with_entropy
-        ctx.save_for_backward(hidden, weight, targets, entropy, *kept)
+        ctx.compute, ctx.with_entropy, ctx.kept = compute, with_entropy, kept
+        ctx.save_for_backward(hidden, weight, targets, entropy)
         given = found[:count], entropy[:count], collision[:count]
         ctx.mark_non_differentiable(given[2])
         return given
@@ -83,20 +84,22 @@ class TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of hidden and weight; that of a frozen weight is not made."""
-        hidden, weight, targets, entropy, *kept = ctx.saved_tensors
+        hidden, weight, targets, entropy = ctx.saved_tensors
         matrix = weight.to(ctx.compute)
         of_logprobs, of_entropies = (filled(part, rows_for(matrix.numel()))[:, None] for part in gradients[:2])
         to_hidden = torch.empty_like(hidden)
         to_weight: Tensor | None = None
-        for number, held in enumerate(kept):
+        for number, held in enumerate(ctx.kept):
+            # One that is used is changed in its place and gone; a second pass back makes it again.
+            ctx.kept[number] = None
             at = slice(number * CHUNK, (number + 1) * CHUNK)
             part, of_logprob = hidden[at].to(ctx.compute), of_logprobs[at]
-            if not len(held):
+            if held is None:
                 held = _normalized(product(part, matrix.T), ctx.with_entropy)
             if ctx.with_entropy:
                 to_logits = held.exp().mul_(-(of_logprob + of_entropies[at] * (held + entropy[at, None])))
             else:
-                to_logits = held * -of_logprob
+                to_logits = held.mul_(-of_logprob)
             to_logits.scatter_add_(1, targets[at, None], of_logprob)
             to_logits = to_logits.to(ctx.compute)
             to_hidden[at] = product(to_logits, matrix)
