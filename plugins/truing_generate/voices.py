@@ -22,6 +22,7 @@ from truing.stage import Weights
 from truing_generate.cache import Decode, Prefill, Prompt, Seats
 from truing_generate.endings import GOES_ON, Ending
 from truing_generate.turns import Rollout
+from truing_tensor.building import ONE_AT_A_TIME
 from truing_tensor.decoder import Decoder, plain_head
 from truing_tensor.machine import computes_in_bf16
 from truing_tensor.spans import prompt_plans
@@ -64,9 +65,10 @@ class Voice:
             config: Any = AutoConfig.from_pretrained(origin, trust_remote_code=False)
             width = config.get_text_config().hidden_size
             self._dtype = torch.bfloat16 if computes_in_bf16(dtype, device.type, width) else torch.float32
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                origin, dtype=self._dtype, use_safetensors=True, trust_remote_code=False
-            )
+            with ONE_AT_A_TIME:
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    origin, dtype=self._dtype, use_safetensors=True, trust_remote_code=False
+                )
             self.model = model.to(device).eval().requires_grad_(False)
             if plain_head(self.model) is None:
                 raise ValueError("it does more to its logits than one matrix product")

@@ -30,6 +30,7 @@ from truing.whole import write_whole
 from truing_model.paths import AS_SAFETENSORS, local_path, strange
 from truing_model.plugin import PretrainedSpec
 from truing_model.state import told_by_the_disk
+from truing_tensor.building import ONE_AT_A_TIME
 
 logging.disable_progress_bar()
 
@@ -116,7 +117,8 @@ def _place(spec: PretrainedSpec, path: str) -> tuple[str, dict[str, Any]]:
 def _from(kind: Any, place: str, options: dict[str, Any]) -> Any:
     weights = {} if kind in (AutoTokenizer, AutoConfig) else {"use_safetensors": True}
     try:
-        return kind.from_pretrained(place, **options, **weights)
+        with ONE_AT_A_TIME:
+            return kind.from_pretrained(place, **options, **weights)
     except (OSError, ValueError) as error:
         what = f"transformers cannot load it: {str(error).splitlines()[0]}"
         raise UserError(
@@ -139,7 +141,7 @@ def _unpack(file: Path, folder: Path) -> None:
     plain = GgufConfig(dequantize=True)
     where = {"gguf_file": file.name}
     # Its bar cannot be turned off, and would be drawn across the run's own.
-    with contextlib.redirect_stderr(io.StringIO()):
+    with ONE_AT_A_TIME, contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, **where, quantization_config=plain, dtype=torch.float32, trust_remote_code=False
         )

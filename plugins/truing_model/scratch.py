@@ -14,6 +14,7 @@ from truing.whole import write_whole
 from truing_model import plugin
 from truing_model.causal import CausalLm
 from truing_model.state import told_by_the_disk
+from truing_tensor.building import ONE_AT_A_TIME
 
 _END = "<|end|>"
 _TEMPLATE = (
@@ -47,7 +48,7 @@ def write_scratch(folder: Path, spec: plugin.ScratchLm, seed: int) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     with told_by_the_disk():

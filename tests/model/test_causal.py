@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from truing.fields import CHOSEN, LOGPROBS, LOGPROBS_REF, REJECTED, Batch, Group
 from truing.run import Run, Stopped
 from truing.stage import LossValue, Term
 from truing.whole import write_whole
+from truing_model.loading import load_model
 from truing_model.plugin import AdamW, CausalLm, ScratchLm
 from truing_model.scratch import write_scratch
 from truing_model.state import trainable
@@ -167,6 +169,17 @@ def test_a_restored_model_goes_on_bit_for_bit(rank: int, family_folder: Any, run
     assert resumed.version == 3
     assert [resumed.learn(batch, sft) for _ in range(3)] == after
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_models_that_two_threads_make_at_once_have_their_weights_tied(run: Run, tmp_path: Path) -> None:
+    write_scratch(tmp_path, ScratchLm(width=16, layers=1, heads=2), seed=0)
+
+    def untied(_: int) -> bool:
+        model: Any = load_model(CausalLm(path=str(tmp_path)), str(tmp_path), torch.float32)
+        return model.lm_head.weight is not model.model.embed_tokens.weight
+
+    with ThreadPoolExecutor(4) as threads:
+        assert not any(threads.map(untied, range(24)))
 
 
 def test_a_checkpoint_holds_no_pickle(family_folder: Any, run: Run, tmp_path: Path) -> None:
