@@ -37,7 +37,7 @@ from truing.stage import Encoded
 from truing_generate.engine import shares
 from truing_generate.plugin import Engine, Scripted
 from truing_generate.sampling import draw
-from truing_model import memory, planning
+from truing_model import planning_sampling
 from truing_model.plugin import AdamW, CausalLm
 from truing_preference.plugin import Dpo
 from truing_tensor.groups import batch_of
@@ -275,13 +275,13 @@ def test_a_plan_counts_both_models_and_the_opponents_completions_where_the_loss_
 
     prompts = Batch({IDS: ["a", "b"], PROMPTS: ["x", "y"], PROMPT_TOKENS: torch.arange(9)})
     encoder: Any = Encoded
-    batch = planning.sampled(prompts, encoder, planned(1.0))
+    batch = planning_sampling.sampled(prompts, encoder, planned(1.0))
     assert len(batch[GROUP]) == 2 * learned
     assert len(batch[TOKENS]) == 2 * learned * 7
     shape = LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, hidden_size=32, num_attention_heads=4)
     size = SimpleNamespace(base=1000, weights=4000, words=300)
     outline: Any = SimpleNamespace(bf16=False, device=torch.device("cpu"), config=shape, size=size)
-    own, both_models = (memory.sampling(outline, planned(mixture), [prompts], 70) for mixture in (0.0, 0.5))
+    own, both_models = (planning_sampling.sampling(outline, planned(mixture), [prompts], 70) for mixture in (0.0, 0.5))
     # Two groups of five completions with places for 64 tokens, and nine tokens of prompts; keys and values of 2 layers,
     # 2 heads, 8 wide; five numbers for each of 300 words and each completion that is drawn; the heap is loose.
     assert own == {
@@ -293,7 +293,7 @@ def test_a_plan_counts_both_models_and_the_opponents_completions_where_the_loss_
     inner: Any = planned(0.5).generator
     apart = replace(phase, generator=Process(generator=inner))
     # Two copies of the weights on their way, and one of the reference.
-    assert memory.sampling(outline, apart, [prompts], 70) == {
+    assert planning_sampling.sampling(outline, apart, [prompts], 70) == {
         **both_models,
         "its process": 70,
         "shared weights": 3 * 4000,

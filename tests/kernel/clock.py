@@ -16,7 +16,7 @@ class Device(clock.Device):
     """A device whose pieces of work take as long as is told of their name."""
 
     def __init__(self, seconds: Callable[[str], float]) -> None:
-        super().__init__(lambda work, *_: seconds(work))
+        super().__init__(lambda work, *_: anyio.sleep(seconds(work)))
 
 
 def run(main: Callable[[], Awaitable[T]], most: float) -> tuple[T, float]:
