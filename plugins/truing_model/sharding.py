@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -49,7 +50,10 @@ def replicated(door: nn.Module) -> nn.Module:
     """A network that is whole in every process, with the weights of the first."""
     device = next(door.parameters()).device
     places = None if device.type == "cpu" else [device]
-    return DistributedDataParallel(door, device_ids=places, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    known = signature(DistributedDataParallel).parameters
+    # Buffers are alike and stay so. torch 2.11 knows the option by its old name.
+    unsent = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(door, device_ids=places, gradient_as_bucket_view=True, **unsent)
 
 
 def sharded(network: nn.Module) -> nn.Module:
