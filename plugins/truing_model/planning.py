@@ -10,8 +10,6 @@ rest is arithmetic:
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -52,6 +50,7 @@ from truing_model.planning_sampling import at_rest, in_turns, sampled, sampling
 from truing_model.planning_student import Teaching
 from truing_model.scratch import write_scratch
 from truing_model.trial import Moved, Outline, Tried, layers_alone
+from truing_tensor.machine import resident
 
 _LOSS_SECONDS = 1e-3
 """what a loss takes for each piece, and the bookkeeping of a step besides"""
@@ -176,15 +175,8 @@ def _device(spec: plugin.LanguageModelSpec) -> torch.device:
     return torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-@cache
-def _libraries_once() -> int:
-    """Bytes this process takes by now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
+_libraries_once = cache(resident)
+"""Bytes this process took when it was first asked."""
 
 
 def _libraries(phase: Phase) -> int:
